@@ -1,0 +1,3 @@
+//! The `wharf` program.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,2 @@
+//! Sessions on a completion port.
+#![forbid(unsafe_code)]
