@@ -1,1 +1,136 @@
-//! The completion port.
+//! One completion port on every system: io_uring on Linux, epoll and kqueue where that is not to be
+//! had, and a seeded simulation in memory. (Windows' IOCP is the next backend.)
+//!
+//! A *completion port* is told what to do — accept, connect, receive, send — and later says what was
+//! done. It differs from readiness (epoll, kqueue), which says what *could* be done: the bytes have
+//! already arrived in a buffer when the port speaks, and a send is over when it says so. The
+//! [contract] lists what every backend promises.
+//!
+//! ```no_run
+//! use wharf_port::{Config, ListenOptions, Op, Outcome, Token};
+//!
+//! fn main() -> std::io::Result<()> {
+//!     let mut port = wharf_port::open(&Config::default())?;
+//!     let mut sockets = wharf_port::listen("127.0.0.1:9000".parse().unwrap(), &ListenOptions::default(), 1)?;
+//!     let listener = port.adopt_listener(sockets.remove(0))?;
+//!     port.submit(Op::Accept { listener }, Token(0));
+//!     let mut done = Vec::new();
+//!     loop {
+//!         port.wait(None, &mut done)?;
+//!         for completion in done.drain(..) {
+//!             if let Outcome::Accepted(socket) = completion.outcome {
+//!                 println!("{} is here", socket.peer_addr()?);
+//!             }
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! `examples/port_echo.rs` is a whole echo server on the bare port; the crate `wharf` builds
+//! sessions, framing and limits on it.
+//!
+//! # Engines
+//! | engine | system | notes |
+//! |---|---|---|
+//! | `uring` | Linux 6.1 and later | 6.1 brought deferred task work, without which a message costs 3 to 35 % more; older kernels and containers that forbid io_uring get `poll` |
+//! | `poll` | Linux (epoll), macOS and BSD (kqueue) | the kqueue side is type-checked, not run, by this project's tests |
+//! | `sim` | everywhere | in memory, with a virtual clock and faults by seed |
+
+mod memory;
+
+mod buffer;
+mod config;
+pub mod contract;
+mod inbox;
+mod operation;
+#[cfg(unix)]
+mod poll;
+pub mod sim;
+mod socket;
+#[cfg(target_os = "linux")]
+mod uring;
+mod wake;
+
+use std::io;
+
+#[doc(inline)]
+pub use crate::contract::{
+    AcceptEnd, Close, CompletionPort, Counts, Done, Engine, EngineInfo, Op, Outcome, ReceiveEnd,
+    SendError, Socket, Time, Token,
+};
+#[cfg(any(unix, windows))]
+pub use crate::socket::listen;
+pub use crate::{
+    buffer::{BufferPool, Frame, FrameBuf, Gather, RecvBuffer},
+    config::{Config, EngineChoice, SecondSend, UnknownEngine, UringConfig},
+    inbox::{Inbox, Post, PostError, inbox},
+    socket::{Keepalive, ListenOptions, SocketOptions, UnboundListener, UnboundSocket},
+    wake::Waker,
+};
+
+/// Opens a port for the calling thread, on the backend that `config` names or on the best that works
+/// here. This is the one place in the project that chooses.
+///
+/// # Errors
+/// A named engine that cannot start, with the reason; with [`EngineChoice::Auto`], that none can.
+pub fn open(config: &Config) -> io::Result<Box<dyn CompletionPort>> {
+    match config.engine {
+        EngineChoice::Named(engine) => open_engine(engine, config, None),
+        EngineChoice::Auto => {
+            let mut fell_back = None;
+            for engine in CANDIDATES {
+                match open_engine(*engine, config, fell_back.take()) {
+                    Ok(port) => return Ok(port),
+                    Err(error) => {
+                        tracing::warn!(%engine, %error, "this engine cannot be used here");
+                        fell_back = Some(format!("{engine}: {error}"));
+                    }
+                }
+            }
+            let reason = fell_back.unwrap_or_else(|| "this system has no engine yet".to_owned());
+            Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+        }
+    }
+}
+
+/// Tries every engine that this system could have: what works, and why not.
+#[must_use]
+pub fn probe() -> Vec<(Engine, io::Result<EngineInfo>)> {
+    let try_one =
+        |engine| open_engine(engine, &Config::default(), None).map(|port| port.engine().clone());
+    CANDIDATES.iter().map(|&engine| (engine, try_one(engine))).collect()
+}
+
+/// The engines of this system, best first.
+const CANDIDATES: &[Engine] = if cfg!(target_os = "linux") {
+    &[Engine::Uring, Engine::Poll]
+} else if cfg!(unix) {
+    &[Engine::Poll]
+} else {
+    &[]
+};
+
+fn open_engine(
+    engine: Engine,
+    config: &Config,
+    fell_back: Option<String>,
+) -> io::Result<Box<dyn CompletionPort>> {
+    match engine {
+        #[cfg(target_os = "linux")]
+        Engine::Uring => uring::open(config),
+        #[cfg(unix)]
+        Engine::Poll => poll::open(config, fell_back),
+        Engine::Sim => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "a simulated port is opened on its network: wharf_port::sim::SimNet::open",
+        )),
+        _ => {
+            drop(fell_back);
+            let system = std::env::consts::OS;
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("there is no {engine} on {system}"),
+            ))
+        }
+    }
+}

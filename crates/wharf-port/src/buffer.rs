@@ -1,0 +1,569 @@
+//! Buffers: lent ones for receiving, pooled ones for sending. All belong to one port's thread.
+//!
+//! Received bytes lie in a [`RecvBuffer`] that the port lends out of a fixed pool (P2). Bytes to
+//! send are written into a [`FrameBuf`] from the [`BufferPool`], frozen into a [`Frame`] that can be
+//! shared without copying (a non-atomic reference count), and submitted together as a [`Gather`].
+//! A warm pool allocates nothing.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    ops::{Deref, Range},
+    rc::{Rc, Weak},
+};
+
+use crate::memory::{Access, Memory};
+
+/// A received piece of the stream, lent by the port and given back when dropped.
+pub struct RecvBuffer {
+    pool: Rc<RecvPool>,
+    id: u16,
+    len: u32,
+}
+
+impl RecvBuffer {
+    /// Lends out buffer `id`, which the backend has taken from the pool and filled with `len` bytes.
+    pub(crate) fn lend(pool: &Rc<RecvPool>, id: u16, len: usize) -> Self {
+        debug_assert!(len <= pool.buffer_bytes);
+        pool.lent.set(pool.lent.get() + 1);
+        pool.blocks.get(id).protect(Access::Read);
+        Self { pool: Rc::clone(pool), id, len: u32::try_from(len).expect("buffers are small") }
+    }
+}
+
+impl Deref for RecvBuffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.pool.blocks.slice(self.id)[..self.len as usize]
+    }
+}
+
+impl Drop for RecvBuffer {
+    #[inline]
+    fn drop(&mut self) {
+        self.pool.lent.set(self.pool.lent.get() - 1);
+        self.pool.give_back(self.id);
+    }
+}
+
+impl fmt::Debug for RecvBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecvBuffer({} bytes)", self.len)
+    }
+}
+
+/// The fixed pool that receive buffers are lent from.
+pub(crate) struct RecvPool {
+    blocks: Blocks,
+    buffer_bytes: usize,
+    count: u16,
+    lent: Cell<usize>,
+    free: FreeList,
+}
+
+/// Where the free buffers of a [`RecvPool`] wait.
+pub(crate) enum FreeList {
+    /// In a list of ours, for backends that name a buffer when they receive.
+    Stack(RefCell<Vec<u16>>),
+    /// In a ring that the kernel takes them from.
+    #[cfg(target_os = "linux")]
+    Ring(crate::uring::BufRing),
+}
+
+/// One piece of memory cut into buffers, or, guarded, a piece for each.
+enum Blocks {
+    Shared { memory: Memory, each: usize },
+    Guarded(Vec<Memory>),
+}
+
+/// One buffer's memory, as far as its protection goes.
+struct Block<'a>(Option<&'a Memory>);
+
+impl Block<'_> {
+    #[inline]
+    fn protect(&self, access: Access) {
+        if let Some(memory) = self.0 {
+            memory.protect(access);
+        }
+    }
+}
+
+impl Blocks {
+    #[inline]
+    fn get(&self, id: u16) -> Block<'_> {
+        match self {
+            Blocks::Shared { .. } => Block(None),
+            Blocks::Guarded(all) => Block(Some(&all[usize::from(id)])),
+        }
+    }
+
+    #[inline]
+    fn slice(&self, id: u16) -> &[u8] {
+        match self {
+            Blocks::Shared { memory, each } => {
+                &memory.as_slice()[usize::from(id) * each..(usize::from(id) + 1) * each]
+            }
+            Blocks::Guarded(all) => all[usize::from(id)].as_slice(),
+        }
+    }
+
+    #[inline]
+    fn address(&self, id: u16) -> *mut u8 {
+        match self {
+            Blocks::Shared { memory, each } => {
+                let offset = usize::from(id) * each;
+                debug_assert!(offset + each <= memory.len());
+                // SAFETY: every id that the pool hands out lies inside its memory.
+                unsafe { memory.as_ptr().add(offset) }
+            }
+            Blocks::Guarded(all) => all[usize::from(id)].as_ptr(),
+        }
+    }
+}
+
+impl RecvPool {
+    /// A pool of `count` buffers of `buffer_bytes` each. `free` must be an empty list or ring; the
+    /// pool fills it.
+    pub(crate) fn new(count: u16, buffer_bytes: usize, guarded: bool, free: FreeList) -> Rc<Self> {
+        let blocks = if guarded {
+            Blocks::Guarded((0..count).map(|_| Memory::new(buffer_bytes, 1, true)).collect())
+        } else {
+            let memory = Memory::new(usize::from(count) * buffer_bytes, 4096, false);
+            Blocks::Shared { memory, each: buffer_bytes }
+        };
+        let pool = Rc::new(Self { blocks, buffer_bytes, count, lent: Cell::new(0), free });
+        (0..count).rev().for_each(|id| pool.give_back(id));
+        pool
+    }
+
+    /// Takes a free buffer out of the list; `None` if there is none. Not for ring pools.
+    pub(crate) fn take(&self) -> Option<u16> {
+        match &self.free {
+            FreeList::Stack(free) => free.borrow_mut().pop(),
+            #[cfg(target_os = "linux")]
+            FreeList::Ring(_) => unreachable!("the kernel takes buffers out of a ring"),
+        }
+    }
+
+    /// Makes buffer `id` free again.
+    #[inline]
+    pub(crate) fn give_back(&self, id: u16) {
+        self.blocks.get(id).protect(Access::Write);
+        match &self.free {
+            FreeList::Stack(free) => free.borrow_mut().push(id),
+            #[cfg(target_os = "linux")]
+            FreeList::Ring(ring) => ring.provide(self.address(id), self.buffer_bytes, id),
+        }
+    }
+
+    /// Where buffer `id` lies; valid for `buffer_bytes`.
+    #[inline]
+    pub(crate) fn address(&self, id: u16) -> *mut u8 {
+        self.blocks.address(id)
+    }
+
+    #[inline]
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    #[inline]
+    pub(crate) fn lent(&self) -> usize {
+        self.lent.get()
+    }
+
+    /// Buffers that are not lent. In a ring pool some of them may be filled but not yet delivered.
+    #[inline]
+    pub(crate) fn free(&self) -> usize {
+        usize::from(self.count) - self.lent.get()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn ring(&self) -> Option<&crate::uring::BufRing> {
+        match &self.free {
+            FreeList::Ring(ring) => Some(ring),
+            FreeList::Stack(_) => None,
+        }
+    }
+}
+
+/// A worker's pool of blocks for bytes to send, in size classes. Cloning gives another handle to
+/// the same pool.
+#[derive(Clone)]
+pub struct BufferPool(Rc<PoolInner>);
+
+struct PoolInner {
+    classes: [RefCell<Vec<Rc<PooledBlock>>>; CLASS_BYTES.len()],
+    in_use: Cell<usize>,
+    guarded: bool,
+}
+
+struct PooledBlock {
+    memory: Memory,
+    /// `None`: larger than every class, freed instead of kept.
+    class: Option<u8>,
+    pool: Weak<PoolInner>,
+}
+
+impl BufferPool {
+    /// An empty pool; `guarded` puts every block behind guard pages (slow, for tests).
+    #[must_use]
+    pub fn new(guarded: bool) -> Self {
+        Self(Rc::new(PoolInner { classes: Default::default(), in_use: Cell::new(0), guarded }))
+    }
+
+    /// An empty buffer with room for at least `capacity` bytes.
+    #[must_use]
+    pub fn take(&self, capacity: usize) -> FrameBuf {
+        let class = CLASS_BYTES.iter().position(|&bytes| capacity <= bytes);
+        let kept = class.and_then(|class| self.0.classes[class].borrow_mut().pop());
+        let block = kept.unwrap_or_else(|| {
+            let bytes = class.map_or(capacity, |class| CLASS_BYTES[class]);
+            Rc::new(PooledBlock {
+                memory: Memory::new(bytes, 64, self.0.guarded),
+                class: class.map(|class| class as u8),
+                pool: Rc::downgrade(&self.0),
+            })
+        });
+        block.memory.protect(Access::Write);
+        self.0.in_use.set(self.0.in_use.get() + 1);
+        FrameBuf { block: Some(block), len: 0 }
+    }
+
+    /// Blocks that some frame holds at present.
+    #[must_use]
+    pub fn blocks_in_use(&self) -> usize {
+        self.0.in_use.get()
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BufferPool({} blocks in use)", self.blocks_in_use())
+    }
+}
+
+/// Gives a block back to its pool if this was its last holder.
+#[inline]
+fn release(block: Rc<PooledBlock>) {
+    if Rc::strong_count(&block) > 1 {
+        return;
+    }
+    let Some(pool) = block.pool.upgrade() else { return };
+    pool.in_use.set(pool.in_use.get() - 1);
+    if let Some(class) = block.class.map(usize::from) {
+        let mut kept = pool.classes[class].borrow_mut();
+        if kept.len() < KEPT_BYTES_MAX / CLASS_BYTES[class] {
+            block.memory.protect(Access::Nobody);
+            kept.push(block);
+        }
+    }
+}
+
+/// A pooled buffer being written, by its only holder.
+pub struct FrameBuf {
+    /// `None` only while it is being dropped or frozen.
+    block: Option<Rc<PooledBlock>>,
+    len: usize,
+}
+
+impl FrameBuf {
+    /// Bytes written so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing has been written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that it can hold in all.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.block().memory.len()
+    }
+
+    /// The part that is still unwritten. What is in it is left over from earlier use.
+    #[must_use]
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        &mut self.memory_mut().as_mut_slice()[len..]
+    }
+
+    /// Counts `bytes` of the spare part as written.
+    ///
+    /// # Panics
+    /// If the spare part is shorter.
+    pub fn advance(&mut self, bytes: usize) {
+        assert!(bytes <= self.capacity() - self.len, "no more can be written than there is room");
+        self.len += bytes;
+    }
+
+    /// Appends as much of `bytes` as fits and returns how much that was.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let spare = self.spare_mut();
+        let fits = spare.len().min(bytes.len());
+        spare[..fits].copy_from_slice(&bytes[..fits]);
+        self.len += fits;
+        fits
+    }
+
+    /// Throws away the first `bytes` bytes and moves the rest to the front.
+    ///
+    /// # Panics
+    /// If fewer are written.
+    pub fn consume(&mut self, bytes: usize) {
+        let len = self.len;
+        self.memory_mut().as_mut_slice().copy_within(bytes..len, 0);
+        self.len -= bytes;
+    }
+
+    /// Ends writing: the bytes can now be shared and sent.
+    #[must_use]
+    pub fn freeze(mut self) -> Frame {
+        let len = u32::try_from(self.len).expect("a frame is shorter than 4 GiB");
+        Frame { block: self.block.take(), start: 0, len }
+    }
+
+    #[inline]
+    fn block(&self) -> &PooledBlock {
+        self.block.as_ref().expect("present until dropped or frozen")
+    }
+
+    #[inline]
+    fn memory_mut(&mut self) -> &mut Memory {
+        let block = self.block.as_mut().expect("present until dropped or frozen");
+        &mut Rc::get_mut(block).expect("a buffer being written has one holder").memory
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.block().memory.as_slice()[..self.len]
+    }
+}
+
+impl Drop for FrameBuf {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            release(block);
+        }
+    }
+}
+
+impl fmt::Debug for FrameBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameBuf({} of {} bytes)", self.len, self.capacity())
+    }
+}
+
+/// Pooled bytes that can be shared: cloning copies a reference, not the bytes. Belongs to one
+/// worker (`!Send`).
+pub struct Frame {
+    /// `None` only while it is being dropped.
+    block: Option<Rc<PooledBlock>>,
+    start: u32,
+    len: u32,
+}
+
+impl Frame {
+    /// A frame of part of these bytes, sharing them.
+    ///
+    /// # Panics
+    /// If `range` is not inside.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Frame {
+        assert!(range.start <= range.end && range.end <= self.len as usize);
+        let mut part = self.clone();
+        part.start += range.start as u32;
+        part.len = (range.end - range.start) as u32;
+        part
+    }
+}
+
+impl Clone for Frame {
+    fn clone(&self) -> Self {
+        Self { block: self.block.clone(), start: self.start, len: self.len }
+    }
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        let block = self.block.as_ref().expect("present until dropped");
+        &block.memory.as_slice()[self.start as usize..][..self.len as usize]
+    }
+}
+
+impl Drop for Frame {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            release(block);
+        }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({} bytes)", self.len)
+    }
+}
+
+/// Frames that leave in one send, in order: at most [`Gather::FRAMES_MAX`] of them.
+#[derive(Debug, Default)]
+pub struct Gather {
+    frames: Vec<Frame>,
+    bytes: usize,
+}
+
+impl Gather {
+    /// As many buffers as one send takes. (Linux takes 1,024; more than 64 no longer pays.)
+    pub const FRAMES_MAX: usize = 64;
+
+    /// A gather with nothing in it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a frame behind the others.
+    ///
+    /// # Panics
+    /// If there are [`Self::FRAMES_MAX`] already, or `frame` is empty.
+    pub fn push(&mut self, frame: Frame) {
+        assert!(self.frames.len() < Self::FRAMES_MAX, "a gather takes 64 frames");
+        assert!(!frame.is_empty(), "an empty frame cannot be sent");
+        self.bytes += frame.len();
+        self.frames.push(frame);
+    }
+
+    /// The frames.
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// Bytes in all frames.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there are no frames.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Whether no further frame fits.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.frames.len() == Self::FRAMES_MAX
+    }
+
+    /// Drops the frames and keeps the room for them.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.bytes = 0;
+    }
+}
+
+impl From<Frame> for Gather {
+    fn from(frame: Frame) -> Self {
+        let mut gather = Self::new();
+        gather.push(frame);
+        gather
+    }
+}
+
+/// Sizes of pooled blocks: an answer, a few answers, a page, a large frame, a whole gather.
+const CLASS_BYTES: [usize; 5] = [256, 1024, 4096, 16 * 1024, 64 * 1024];
+
+/// Free memory that a pool keeps per class; what comes back beyond that is freed.
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack() -> FreeList {
+        FreeList::Stack(RefCell::new(Vec::new()))
+    }
+
+    #[test]
+    fn a_block_goes_back_to_its_pool_when_its_last_frame_is_dropped() {
+        for guarded in [false, true] {
+            let pool = BufferPool::new(guarded);
+            let mut buf = pool.take(10);
+            assert_eq!((buf.capacity(), buf.append(b"hello")), (256, 5));
+            let address = buf.as_ptr();
+            let frame = buf.freeze();
+            let part = frame.slice(1..3);
+            drop(frame);
+            assert_eq!((&*part, pool.blocks_in_use()), (&b"el"[..], 1));
+            drop(part);
+            assert_eq!(pool.blocks_in_use(), 0);
+            let again = pool.take(256);
+            assert_eq!((again.as_ptr(), again.len()), (address, 0));
+        }
+    }
+
+    #[test]
+    fn blocks_larger_than_every_class_are_not_kept() {
+        let pool = BufferPool::new(false);
+        let buf = pool.take(100_000);
+        assert_eq!(buf.capacity(), 100_000);
+        drop(buf);
+        assert_eq!(pool.blocks_in_use(), 0);
+    }
+
+    #[test]
+    fn a_frame_outlives_its_pool() {
+        let mut buf = BufferPool::new(false).take(3);
+        buf.append(b"abc");
+        assert_eq!(&*buf.freeze(), b"abc");
+    }
+
+    #[test]
+    fn consume_keeps_the_rest() {
+        let mut buf = BufferPool::new(false).take(8);
+        buf.append(b"abcdef");
+        buf.consume(4);
+        assert_eq!(&*buf, b"ef");
+    }
+
+    #[test]
+    fn a_lent_buffer_comes_back_when_dropped_and_outlives_the_port() {
+        for guarded in [false, true] {
+            let pool = RecvPool::new(2, 64, guarded, stack());
+            let ids = (pool.take().unwrap(), pool.take().unwrap());
+            assert_eq!((ids, pool.take()), ((0, 1), None));
+            let lent = RecvBuffer::lend(&pool, ids.1, 3);
+            assert_eq!((pool.lent(), pool.free(), &*lent), (1, 1, &[0; 3][..]));
+            drop(pool);
+            assert_eq!(lent.len(), 3);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "64 frames")]
+    fn a_gather_has_a_limit() {
+        let frame = {
+            let mut buf = BufferPool::new(false).take(1);
+            buf.append(b"x");
+            buf.freeze()
+        };
+        let mut gather = Gather::new();
+        (0..=Gather::FRAMES_MAX).for_each(|_| gather.push(frame.clone()));
+    }
+}

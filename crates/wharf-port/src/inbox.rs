@@ -1,0 +1,244 @@
+//! A bounded queue of values from other threads to a port's thread, which is woken for them.
+//!
+//! The port's thread takes everything at once by swapping two vectors, so that nobody works on the
+//! values while holding the lock, and it looks at the lock only where something waits.
+
+use std::{fmt, mem};
+
+#[cfg(loom)]
+use loom::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicUsize, Ordering},
+};
+#[cfg(not(loom))]
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::wake::Waker;
+
+/// Makes a queue of at most `capacity` values whose receiver is the thread that `waker` wakes.
+///
+/// # Examples
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let mut port = wharf_port::open(&wharf_port::Config::default())?;
+/// let (post, mut inbox) = wharf_port::inbox(port.waker(), 16);
+/// std::thread::spawn(move || post.post("hello").unwrap());
+/// let (mut done, mut values) = (Vec::new(), Vec::new());
+/// while values.is_empty() {
+///     port.wait(None, &mut done)?; // returns early when something is posted
+///     inbox.drain(&mut values);
+/// }
+/// assert_eq!(values, ["hello"]);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub fn inbox<T>(waker: Waker, capacity: usize) -> (Post<T>, Inbox<T>) {
+    let queue = Mutex::new(Queue { values: Vec::new(), open: true });
+    let shared = Arc::new(Shared { queue, waiting: AtomicUsize::new(0), capacity, waker });
+    (Post(Arc::clone(&shared)), Inbox(shared))
+}
+
+/// The sending end of an [`inbox`]; clone it freely.
+pub struct Post<T>(Arc<Shared<T>>);
+
+/// The receiving end of an [`inbox`].
+pub struct Inbox<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
+    queue: Mutex<Queue<T>>,
+    waiting: AtomicUsize,
+    capacity: usize,
+    waker: Waker,
+}
+
+struct Queue<T> {
+    values: Vec<T>,
+    open: bool,
+}
+
+/// Why a value was not posted; gives it back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PostError<T> {
+    /// `capacity` values wait already.
+    Full(T),
+    /// The receiving end is gone.
+    Closed(T),
+}
+
+impl<T> fmt::Display for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PostError::Full(_) => "the inbox is full",
+            PostError::Closed(_) => "the inbox's port is gone",
+        })
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for PostError<T> {}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
+        // The lock is held for a push or a swap only: there is no half-done state to fear.
+        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl<T> Post<T> {
+    /// Puts a value into the queue and wakes the receiver.
+    ///
+    /// # Errors
+    /// [`PostError::Full`] or [`PostError::Closed`], with the value.
+    pub fn post(&self, value: T) -> Result<(), PostError<T>> {
+        {
+            let mut queue = self.0.lock();
+            if !queue.open {
+                return Err(PostError::Closed(value));
+            }
+            if queue.values.len() >= self.0.capacity {
+                return Err(PostError::Full(value));
+            }
+            queue.values.push(value);
+            self.0.waiting.store(queue.values.len(), Ordering::Release);
+        }
+        self.0.waker.wake();
+        Ok(())
+    }
+}
+
+impl<T> Clone for Post<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Inbox<T> {
+    /// Moves everything that waits behind `values`, in the order in which it was posted.
+    pub fn drain(&mut self, values: &mut Vec<T>) {
+        if self.0.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut queue = self.0.lock();
+        self.0.waiting.store(0, Ordering::Release);
+        if values.is_empty() {
+            mem::swap(&mut queue.values, values);
+        } else {
+            values.append(&mut queue.values);
+        }
+    }
+}
+
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        let left = {
+            let mut queue = self.0.lock();
+            queue.open = false;
+            mem::take(&mut queue.values)
+        };
+        drop(left);
+    }
+}
+
+impl<T> fmt::Debug for Post<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Post")
+    }
+}
+
+impl<T> fmt::Debug for Inbox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inbox({} waiting)", self.0.waiting.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::wake::{Kick, WakeFlag};
+
+    fn waker() -> Waker {
+        Waker::new(WakeFlag::new(), Kick::Nothing)
+    }
+
+    #[test]
+    fn values_come_in_order_and_never_more_than_fit() {
+        let (post, mut inbox) = inbox(waker(), 2);
+        assert_eq!(
+            [post.post(1), post.post(2), post.post(3)],
+            [Ok(()), Ok(()), Err(PostError::Full(3))]
+        );
+        let mut values = vec![0];
+        inbox.drain(&mut values);
+        assert_eq!(values, [0, 1, 2]);
+        post.post(4).unwrap();
+        values.clear();
+        inbox.drain(&mut values);
+        assert_eq!(values, [4]);
+    }
+
+    #[test]
+    fn posting_to_a_dropped_inbox_gives_the_value_back_and_waiting_values_are_dropped() {
+        let (post, inbox) = inbox(waker(), 2);
+        let value = std::sync::Arc::new(());
+        post.post(std::sync::Arc::clone(&value)).unwrap();
+        drop(inbox);
+        assert_eq!(std::sync::Arc::strong_count(&value), 1);
+        assert_eq!(post.post(value), Err(PostError::Closed(std::sync::Arc::new(()))));
+    }
+}
+
+/// Run with `RUSTFLAGS="--cfg loom" cargo test -p wharf-port --lib --release loom`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::wake::{Kick, WakeFlag};
+    use loom::{sync::Notify, thread};
+
+    /// Every order of two posters and a sleeping receiver: nothing is lost and nobody sleeps for
+    /// ever (loom reports that as a deadlock).
+    #[test]
+    fn loom_no_wake_up_is_lost() {
+        loom::model(|| {
+            let flag = WakeFlag::new();
+            let sleep = Arc::new(Notify::new());
+            let waker = Waker::new(Arc::clone(&flag), Kick::Loom(Arc::clone(&sleep)));
+            let (post, mut inbox) = inbox(waker, 4);
+            let posters: Vec<_> = [1, 2]
+                .into_iter()
+                .map(|value| {
+                    let post = post.clone();
+                    thread::spawn(move || post.post(value).unwrap())
+                })
+                .collect();
+            let mut values = Vec::new();
+            while values.len() < 2 {
+                if flag.prepare_sleep() {
+                    sleep.wait();
+                }
+                flag.wake_up();
+                inbox.drain(&mut values);
+            }
+            values.sort_unstable();
+            assert_eq!(values, [1, 2]);
+            posters.into_iter().for_each(|poster| poster.join().unwrap());
+        });
+    }
+
+    /// The receiver goes away while a poster posts: the value is refused or dropped, never leaked.
+    #[test]
+    fn loom_closing_races_with_posting() {
+        loom::model(|| {
+            let waker = Waker::new(WakeFlag::new(), Kick::Nothing);
+            let (post, inbox) = inbox(waker, 4);
+            let value = Arc::new(());
+            let theirs = Arc::clone(&value);
+            let poster = thread::spawn(move || drop(post.post(theirs)));
+            drop(inbox);
+            poster.join().unwrap();
+            assert_eq!(Arc::strong_count(&value), 1);
+        });
+    }
+}

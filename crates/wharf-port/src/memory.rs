@@ -1,0 +1,185 @@
+//! Memory that the system reads and writes: zeroed, at a stable address, optionally behind guard
+//! pages.
+//!
+//! Address sanitizers do not see the kernel's writes. A guarded block does: it ends at a page that
+//! nobody may touch, and it can be closed while nobody should touch it at all, so that a kernel
+//! write to it fails with `EFAULT` instead of corrupting something.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    ptr::NonNull,
+};
+
+/// A zeroed block of memory with a stable address.
+pub(crate) struct Memory {
+    start: NonNull<u8>,
+    len: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    Heap(Layout),
+    #[cfg(unix)]
+    Guarded {
+        map: NonNull<libc::c_void>,
+        map_len: usize,
+    },
+}
+
+/// Who may touch a guarded block; ignored for one on the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), expect(dead_code, reason = "guard pages exist on unix only"))]
+pub(crate) enum Access {
+    Nobody,
+    Read,
+    Write,
+}
+
+impl Memory {
+    /// Allocates `len` zeroed bytes aligned to `align`, guarded if asked for.
+    ///
+    /// # Panics
+    /// If `len` is zero.
+    pub(crate) fn new(len: usize, align: usize, guarded: bool) -> Self {
+        assert!(len > 0, "a block of memory has at least one byte");
+        #[cfg(unix)]
+        if guarded {
+            return Self::guarded(len, align);
+        }
+        let _ = guarded;
+        let layout = Layout::from_size_align(len, align).expect("a size that fits in memory");
+        // SAFETY: the layout's size is not zero (asserted above).
+        let start = unsafe { alloc_zeroed(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        Self { start, len, kind: Kind::Heap(layout) }
+    }
+
+    #[cfg(unix)]
+    fn guarded(len: usize, align: usize) -> Self {
+        let page = page_bytes();
+        assert!(align <= page, "guarded memory is aligned to a page at most");
+        let inner = len.next_multiple_of(page);
+        let map_len = inner + 2 * page;
+        // SAFETY: an anonymous mapping at an address of the system's choice touches nothing of ours.
+        let map = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                map_len,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        assert!(map != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        let map = NonNull::new(map).expect("a mapping is not at address zero");
+        // The block ends at the guard page, as far as its alignment allows.
+        let offset = page + (inner - len) / align * align;
+        // SAFETY: `offset` lies inside the mapping made above.
+        let start = unsafe { map.cast::<u8>().add(offset) };
+        let memory = Self { start, len, kind: Kind::Guarded { map, map_len } };
+        memory.protect(Access::Write);
+        memory
+    }
+
+    /// Says who may touch a guarded block from now on, the kernel included.
+    #[inline]
+    pub(crate) fn protect(&self, access: Access) {
+        #[cfg(unix)]
+        if let Kind::Guarded { map, map_len } = self.kind {
+            let protection = match access {
+                Access::Nobody => libc::PROT_NONE,
+                Access::Read => libc::PROT_READ,
+                Access::Write => libc::PROT_READ | libc::PROT_WRITE,
+            };
+            let page = page_bytes();
+            // SAFETY: the pages between the two guards belong to this block alone.
+            let failed = unsafe {
+                libc::mprotect(map.as_ptr().byte_add(page), map_len - 2 * page, protection)
+            };
+            assert!(failed == 0, "mprotect: {}", std::io::Error::last_os_error());
+        }
+        let _ = access;
+    }
+
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // SAFETY: `len` bytes from `start` are ours, initialised (zeroed) and stay until drop. That
+        // nobody writes meanwhile is the owner's promise: a block is written through `&mut` (a
+        // `FrameBuf`) or by the kernel while it is not lent (P2).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as for `as_slice`, and `&mut self` makes this the only view.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        match self.kind {
+            // SAFETY: allocated in `new` with this very layout, freed once.
+            Kind::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
+            #[cfg(unix)]
+            // SAFETY: the mapping was made in `guarded` with this length, unmapped once.
+            Kind::Guarded { map, map_len } => unsafe {
+                libc::munmap(map.as_ptr(), map_len);
+            },
+        }
+    }
+}
+
+#[cfg(unix)]
+fn page_bytes() -> usize {
+    // SAFETY: sysconf(3) has no preconditions.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).expect("the system has a page size")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_zeroed_and_writable_to_its_last_byte() {
+        for guarded in [false, true] {
+            for len in [1, 64, 4096, 5000] {
+                let mut memory = Memory::new(len, 1, guarded);
+                assert!(memory.as_slice().iter().all(|&b| b == 0));
+                memory.as_mut_slice()[len - 1] = 7;
+                assert_eq!((memory.as_slice()[len - 1], memory.len()), (7, len));
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_kernel_cannot_write_to_a_closed_block_nor_past_its_end() {
+        use std::{io::Write, os::fd::AsRawFd};
+        let memory = Memory::new(16, 1, true);
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&[1; 64]).unwrap();
+        let read = |len: usize| {
+            // SAFETY: the kernel checks the range itself; that it refuses is what is tested.
+            unsafe { libc::read(reader.as_raw_fd(), memory.as_ptr().cast(), len) }
+        };
+        assert_eq!(read(16), 16);
+        memory.protect(Access::Nobody);
+        assert_eq!(read(16), -1);
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EFAULT));
+        memory.protect(Access::Write);
+        assert!(read(32) <= 16, "nothing is written behind the end");
+    }
+}
