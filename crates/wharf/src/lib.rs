@@ -1,2 +1,4 @@
 //! Sessions on a completion port.
 #![forbid(unsafe_code)]
+
+pub mod framing;
