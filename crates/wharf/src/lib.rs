@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod framing;
+#[cfg_attr(not(test), expect(dead_code, reason = "only the worker turns the wheel"))]
+mod timer;
