@@ -1,6 +1,66 @@
-//! Sessions on a completion port.
+//! Sessions on a completion port: framing, ordered bounded sends, limits, timers and outgoing
+//! connections, the same on io_uring and on epoll or kqueue.
+//!
+//! ```no_run
+//! use wharf::{Context, Frame, Handler, Server, framing::LengthField};
+//!
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     type Session = (); // your data, one per connection
+//!
+//!     fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> wharf::Result {
+//!         cx.send(frame.body())?; // limits are on by default
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> wharf::Result {
+//!     Server::builder()
+//!         .listen("127.0.0.1:9000", LengthField::u16_be(), || Echo) // repeatable
+//!         .run() // Ctrl+C drains
+//! }
+//! ```
+//!
+//! # How a message goes through
+//! In reading order; the first five are the hot path.
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | `worker.rs` | one turn: route what completed, run handlers, orders and timers, start the sends |
+//! | `session.rs` | one connection's state: what is in flight, what waits, how it ends |
+//! | `send_queue.rs` | one send in flight; what is queued meanwhile leaves together in the next |
+//! | `framing.rs` | bytes in, frames out |
+//! | `logic.rs` | frames to handlers |
+//! | `handler.rs` | what a user writes |
+//! | `listener.rs`, `connector.rs`, `timer.rs`, `limits.rs` | accepting, connecting, time, limits |
+//! | `server.rs`, `handle.rs`, `metrics.rs` | threads, the way in from outside, counters |
 #![forbid(unsafe_code)]
 
+mod connector;
+mod error;
 pub mod framing;
-#[cfg_attr(not(test), expect(dead_code, reason = "only the worker turns the wheel"))]
+mod handle;
+mod handler;
+mod limits;
+mod listener;
+mod logic;
+mod metrics;
+mod send_queue;
+mod server;
+mod session;
 mod timer;
+mod worker;
+
+pub use wharf_port as port;
+
+pub use crate::{
+    connector::{ConnectorOptions, Reconnect},
+    error::{Error, Result, SendError},
+    framing::Frame,
+    handle::{Handle, SessionInfo},
+    handler::{CloseReason, Context, Handler, SessionId},
+    limits::Limits,
+    metrics::{Leftover, Report, Stats},
+    server::{Builder, Server, drain_on_signal},
+};

@@ -60,6 +60,7 @@ impl<K: Copy> Wheel<K> {
         self.len
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

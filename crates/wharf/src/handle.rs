@@ -1,0 +1,316 @@
+//! A running server, seen from outside its workers: any thread may hold a [`Handle`].
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use wharf_port::{EngineInfo, Post, Time, UnboundSocket};
+
+use crate::{
+    error::{Error, Result, SendError},
+    handler::{CloseReason, SessionId},
+    metrics::{Report, Stats},
+};
+
+/// Reaches a running server and its sessions from any thread. Cheap to clone.
+///
+/// Nothing here waits for a worker except the methods that say so; those refuse to be called on a
+/// worker's thread, where they would wait for themselves.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Arc<Links>);
+
+/// What a [`Handle`] leads to.
+pub(crate) struct Links {
+    pub(crate) workers: Vec<WorkerLink>,
+    pub(crate) engines: Vec<EngineInfo>,
+    pub(crate) local_addrs: Vec<SocketAddr>,
+    pub(crate) connectors: Vec<String>,
+    pub(crate) max_sessions: usize,
+    pub(crate) ended: Mutex<Ended>,
+}
+
+/// The way to one worker, and what it shows without being asked.
+pub(crate) struct WorkerLink {
+    pub(crate) post: Post<Command>,
+    /// By slot: the generation of the session that takes sends, plus one; 0 if there is none.
+    live: Box<[AtomicU32]>,
+    /// Sessions that are open or closing.
+    pub(crate) sessions: AtomicUsize,
+}
+
+/// Whether the worker threads have been joined.
+pub(crate) enum Ended {
+    Running(Vec<JoinHandle<Report>>),
+    Joined(Report),
+}
+
+/// What another thread asks of a worker.
+pub(crate) enum Command {
+    Send { to: SessionId, packet_id: u32, body: Box<[u8]> },
+    Close { id: SessionId, reason: CloseReason },
+    Adopt { service: u16, socket: UnboundSocket },
+    Connect { connector: u16, address: SocketAddr },
+    Sessions { only: Option<SessionId>, answer: mpsc::Sender<Vec<SessionInfo>> },
+    Stats { answer: mpsc::Sender<Stats> },
+    Drain { deadline: Duration },
+}
+
+/// A session as it was when its worker was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its id.
+    pub id: SessionId,
+    /// The other end's address.
+    pub peer: SocketAddr,
+    /// When it was opened, on the workers' clock.
+    pub opened: Time,
+    /// How long ago that was.
+    pub age: Duration,
+    /// Bytes queued for the peer.
+    pub queued_bytes: usize,
+    /// Whether it is on its way to the end.
+    pub closing: bool,
+}
+
+impl WorkerLink {
+    pub(crate) fn new(post: Post<Command>, max_sessions: usize) -> Self {
+        let live = (0..max_sessions).map(|_| AtomicU32::new(0)).collect();
+        Self { post, live, sessions: AtomicUsize::new(0) }
+    }
+
+    /// How many sessions the worker may have.
+    pub(crate) fn slots(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(crate) fn set_live(&self, id: SessionId, live: bool) {
+        let value = if live { id.generation().wrapping_add(1) } else { 0 };
+        self.live[id.slot() as usize].store(value, Ordering::Release);
+    }
+
+    fn is_live(&self, id: SessionId) -> bool {
+        let slot = self.live.get(id.slot() as usize);
+        slot.is_some_and(|slot| slot.load(Ordering::Acquire) == id.generation().wrapping_add(1))
+    }
+}
+
+impl Handle {
+    /// Queues a frame with this body for a session. Frames sent by one thread leave in that order.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] if the session is over; [`SendError::WouldExceed`] if its worker has
+    /// more to do than it may. A frame that reaches a session at its
+    /// [`send_queue_bytes_max`](crate::Limits::send_queue_bytes_max) aborts it with
+    /// [`CloseReason::SlowConsumer`].
+    pub fn send(&self, to: SessionId, body: &[u8]) -> std::result::Result<(), SendError> {
+        self.send_packet(to, 0, body)
+    }
+
+    /// As [`send`](Self::send), with a packet id for framings that carry one.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_packet(
+        &self,
+        to: SessionId,
+        packet_id: u32,
+        body: &[u8],
+    ) -> std::result::Result<(), SendError> {
+        self.to_session(to, || Command::Send { to, packet_id, body: body.into() })
+    }
+
+    /// Closes a session: what is queued for it is sent first.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn close(&self, id: SessionId) -> std::result::Result<(), SendError> {
+        self.to_session(id, || Command::Close { id, reason: CloseReason::Requested })
+    }
+
+    fn to_session(
+        &self,
+        id: SessionId,
+        command: impl FnOnce() -> Command,
+    ) -> std::result::Result<(), SendError> {
+        let worker = self.0.workers.get(usize::from(id.worker())).ok_or(SendError::Closed)?;
+        if !worker.is_live(id) {
+            return Err(SendError::Closed);
+        }
+        worker.post.post(command()).map_err(|error| match error {
+            wharf_port::PostError::Full(_) => SendError::WouldExceed,
+            wharf_port::PostError::Closed(_) => SendError::Closed,
+        })
+    }
+
+    /// Whether the session takes sends.
+    #[must_use]
+    pub fn is_open(&self, id: SessionId) -> bool {
+        self.0.workers.get(usize::from(id.worker())).is_some_and(|worker| worker.is_live(id))
+    }
+
+    /// Makes an outgoing session through the connector of this name, on the worker that has the
+    /// fewest sessions. [`Handler::on_open`](crate::Handler::on_open) or
+    /// [`on_connect_failed`](crate::Handler::on_connect_failed) tells how it went.
+    ///
+    /// # Errors
+    /// There is no such connector, or the server cannot take the order now.
+    pub fn connect(&self, connector: &str, address: SocketAddr) -> Result {
+        let index = self.0.connectors.iter().position(|name| name == connector);
+        let Some(index) = index else {
+            return Err(Error::Settings(format!("there is no connector named `{connector}`")));
+        };
+        let command = Command::Connect { connector: index as u16, address };
+        let worker = self.0.least_busy();
+        worker.sessions.fetch_add(1, Ordering::Relaxed);
+        worker.post.post(command).map_err(|_| {
+            worker.sessions.fetch_sub(1, Ordering::Relaxed);
+            Error::Send(SendError::WouldExceed)
+        })
+    }
+
+    /// Sessions that are open or closing.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.sessions()
+    }
+
+    /// The addresses that the server listens on, in the order in which they were given.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.0.local_addrs
+    }
+
+    /// The engine of each worker.
+    #[must_use]
+    pub fn engines(&self) -> &[EngineInfo] {
+        &self.0.engines
+    }
+
+    /// Every session. Waits for the workers.
+    ///
+    /// # Errors
+    /// [`Error::OnWorker`] on a worker's thread.
+    pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
+        let parts = self.ask(&self.0.workers, |answer| Command::Sessions { only: None, answer })?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// One session, if it still is. Waits for its worker.
+    ///
+    /// # Errors
+    /// [`Error::OnWorker`] on a worker's thread.
+    pub fn session(&self, id: SessionId) -> Result<Option<SessionInfo>> {
+        let worker = usize::from(id.worker());
+        let workers = self.0.workers.get(worker..=worker).unwrap_or_default();
+        let parts = self.ask(workers, |answer| Command::Sessions { only: Some(id), answer })?;
+        Ok(parts.into_iter().flatten().next())
+    }
+
+    /// What the server has counted. Waits for the workers.
+    ///
+    /// # Errors
+    /// [`Error::OnWorker`] on a worker's thread.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut total = Stats::default();
+        for part in self.ask(&self.0.workers, |answer| Command::Stats { answer })? {
+            total.add(&part);
+        }
+        Ok(total)
+    }
+
+    /// Asks workers and waits for their answers; a worker that has ended gives none.
+    fn ask<T>(
+        &self,
+        workers: &[WorkerLink],
+        command: impl Fn(mpsc::Sender<T>) -> Command,
+    ) -> Result<Vec<T>> {
+        if on_worker() {
+            return Err(Error::OnWorker);
+        }
+        let (answer, answers) = mpsc::channel();
+        for worker in workers {
+            // An inbox that is full or gone drops the command, and with it the answer's sender.
+            let _ = worker.post.post(command(answer.clone()));
+        }
+        drop(answer);
+        Ok(answers.into_iter().collect())
+    }
+
+    /// Ends the server: no new sessions, the present ones are closed with [`CloseReason::Drain`]
+    /// after what is queued for them has been sent, and aborted at the deadline. Returns at once;
+    /// [`join`](Self::join) waits. Calling it again can only bring the deadline nearer.
+    pub fn drain(&self, deadline: Duration) {
+        for worker in &self.0.workers {
+            while let Err(wharf_port::PostError::Full(_)) =
+                worker.post.post(Command::Drain { deadline })
+            {
+                // The worker is behind; it empties its inbox every turn.
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Waits until the server has ended, after [`drain`](Self::drain) for example.
+    ///
+    /// # Errors
+    /// [`Error::OnWorker`] on a worker's thread.
+    pub fn join(&self) -> Result<Report> {
+        if on_worker() {
+            return Err(Error::OnWorker);
+        }
+        let mut ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ended::Running(threads) = &mut *ended {
+            let mut report = Report::default();
+            for thread in threads.drain(..) {
+                // A worker that panics aborts the process before this.
+                let part = thread.join().expect("a worker does not panic");
+                report.stats.add(&part.stats);
+                report.leftover.add(&part.leftover);
+            }
+            *ended = Ended::Joined(report);
+        }
+        match &*ended {
+            Ended::Joined(report) => Ok(*report),
+            Ended::Running(_) => unreachable!("joined above"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handle({} workers, {} sessions)", self.0.workers.len(), self.count())
+    }
+}
+
+impl Links {
+    pub(crate) fn sessions(&self) -> usize {
+        self.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The worker with the fewest sessions.
+    pub(crate) fn least_busy(&self) -> &WorkerLink {
+        let busy = |worker: &&WorkerLink| worker.sessions.load(Ordering::Relaxed);
+        self.workers.iter().min_by_key(busy).expect("a server has a worker")
+    }
+}
+
+thread_local! {
+    static ON_WORKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says that the calling thread is a worker's.
+pub(crate) fn enter_worker() {
+    ON_WORKER.set(true);
+}
+
+fn on_worker() -> bool {
+    ON_WORKER.get()
+}

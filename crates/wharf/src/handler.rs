@@ -1,0 +1,335 @@
+//! What a user writes: a [`Handler`], and the [`Context`] that it is called with.
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use wharf_port::Time;
+
+use crate::{
+    error::{Result, SendError},
+    framing::{Frame, Framing, Packet},
+    handle::Handle,
+    session::{Session, Shared},
+};
+
+/// The logic of a server: called with what happens on its sessions.
+///
+/// One handler serves many sessions: the factory given to [`listen`](crate::Builder::listen) makes
+/// one per worker, and a worker's thread calls it for all of its sessions, one call at a time. Data
+/// of one connection belongs into [`Session`](Self::Session). A call must not block: it would hold
+/// up every session of its worker.
+///
+/// For each session: `on_open`, then any number of `on_frame` and `on_timer`, then `on_close` once.
+pub trait Handler: 'static {
+    /// Your data, one per connection; made when it opens.
+    type Session: Default + 'static;
+
+    /// A connection is there, accepted or made.
+    ///
+    /// # Errors
+    /// Closes the session with [`CloseReason::HandlerError`].
+    fn on_open(&mut self, cx: &mut Context<'_, Self::Session>) -> Result {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// A whole frame has arrived.
+    ///
+    /// # Errors
+    /// Closes the session with [`CloseReason::HandlerError`].
+    fn on_frame(&mut self, cx: &mut Context<'_, Self::Session>, frame: Frame<'_>) -> Result;
+
+    /// A timer that [`Context::set_timer`] set is due.
+    ///
+    /// # Errors
+    /// Closes the session with [`CloseReason::HandlerError`].
+    fn on_timer(&mut self, cx: &mut Context<'_, Self::Session>, key: u64) -> Result {
+        let _ = (cx, key);
+        Ok(())
+    }
+
+    /// The session is over for you: no call comes after this one, sends answer
+    /// [`SendError::Closed`]. What was queued before may still be on its way.
+    fn on_close(&mut self, cx: &mut Context<'_, Self::Session>, reason: CloseReason) {
+        let _ = (cx, reason);
+    }
+
+    /// A connection that a connector was asked for could not be made. `retry_in` says when it will
+    /// be tried again, if it will.
+    fn on_connect_failed(
+        &mut self,
+        address: SocketAddr,
+        error: &io::Error,
+        retry_in: Option<Duration>,
+    ) {
+        let _ = (address, error, retry_in);
+    }
+}
+
+/// What a handler can do with the session that it is called for.
+pub struct Context<'a, S> {
+    pub(crate) session: &'a mut Session,
+    pub(crate) shared: &'a mut Shared,
+    pub(crate) framing: &'a dyn Framing,
+    pub(crate) data: &'a mut S,
+}
+
+impl<S> Context<'_, S> {
+    /// The session's id.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.session.id
+    }
+
+    /// The other end's address.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.session.peer
+    }
+
+    /// The time of this turn, on the worker's clock.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.shared.now
+    }
+
+    /// When the session was opened, on the worker's clock.
+    #[must_use]
+    pub fn opened(&self) -> Time {
+        self.session.opened
+    }
+
+    /// Your data of this session.
+    pub fn data(&mut self) -> &mut S {
+        self.data
+    }
+
+    /// Bytes queued for the peer and not yet handed to the system.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.session.queue.bytes()
+    }
+
+    /// Reaches other sessions and the server; may be kept and sent to other threads.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.shared.handle
+    }
+
+    /// Queues a frame with this body. It leaves at the end of the turn, together with everything
+    /// else that was queued for the session by then.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`]; [`SendError::WouldExceed`] at
+    /// [`send_queue_bytes_max`](crate::Limits::send_queue_bytes_max), and the session is then aborted
+    /// with [`CloseReason::SlowConsumer`]; [`SendError::Framing`] if the framing cannot say it.
+    pub fn send(&mut self, body: &[u8]) -> std::result::Result<(), SendError> {
+        self.send_packet(0, body)
+    }
+
+    /// As [`send`](Self::send), with a packet id for framings that carry one.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_packet(&mut self, id: u32, body: &[u8]) -> std::result::Result<(), SendError> {
+        let sent = self.try_send_packet(id, body);
+        if sent == Err(SendError::WouldExceed) {
+            self.session.request(CloseReason::SlowConsumer);
+        }
+        sent
+    }
+
+    /// As [`send`](Self::send), but a full queue only refuses: the session stays.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn try_send(&mut self, body: &[u8]) -> std::result::Result<(), SendError> {
+        self.try_send_packet(0, body)
+    }
+
+    /// As [`try_send`](Self::try_send), with a packet id for framings that carry one.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn try_send_packet(&mut self, id: u32, body: &[u8]) -> std::result::Result<(), SendError> {
+        let packet = Packet { id, session: self.session.id.display(), body };
+        self.session.enqueue(self.shared, self.framing, packet)
+    }
+
+    /// Closes the session after this call: what is queued is sent first.
+    pub fn close(&mut self) {
+        self.session.request(CloseReason::Handler);
+    }
+
+    /// Aborts the session after this call: what is queued is lost and the peer sees a reset.
+    pub fn abort(&mut self) {
+        self.session.request(CloseReason::HandlerAbort);
+    }
+
+    /// Calls [`Handler::on_timer`] with `key` after `delay`: not before, and about 10 ms late at
+    /// most on a worker that keeps up. A session's timers end with it. Setting a key again moves its
+    /// timer.
+    pub fn set_timer(&mut self, delay: Duration, key: u64) {
+        self.session.set_timer(self.shared, delay, key);
+    }
+
+    /// Takes back a timer; does nothing if there is none with this key.
+    pub fn cancel_timer(&mut self, key: u64) {
+        self.session.cancel_timer(self.shared, key);
+    }
+}
+
+/// Names a session for as long as the server runs: worker, slot and generation. An id is never used
+/// for another connection; sending to one that is over answers [`SendError::Closed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    pub(crate) const SLOT_MAX: u32 = (1 << 24) - 1;
+
+    pub(crate) fn new(worker: u8, slot: u32, generation: u32) -> Self {
+        debug_assert!(slot <= Self::SLOT_MAX);
+        Self(u64::from(worker) << 56 | u64::from(slot) << 32 | u64::from(generation))
+    }
+
+    pub(crate) fn from_u64(id: u64) -> Self {
+        Self(id)
+    }
+
+    pub(crate) fn worker(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+
+    pub(crate) fn slot(self) -> u32 {
+        (self.0 >> 32) as u32 & Self::SLOT_MAX
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Worker 8 bits, slot 24, generation 32.
+    #[must_use]
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// 32 bits (worker and slot) for people and for headers that carry a session number: different
+    /// for all sessions that are open at one time. Never used to find a session.
+    #[must_use]
+    pub fn display(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.worker(), self.slot(), self.generation())
+    }
+}
+
+/// Why a session ended: one reason for each, in the log, in the counters and in
+/// [`Handler::on_close`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer ended its stream; frames before that were handled and their answers sent.
+    PeerClosed,
+    /// The handler called [`Context::close`].
+    Handler,
+    /// The handler called [`Context::abort`].
+    HandlerAbort,
+    /// The handler returned an error.
+    HandlerError,
+    /// The handler panicked.
+    HandlerPanic,
+    /// [`Handle::close`] was called.
+    Requested,
+    /// The peer broke the framing, or a frame was longer than allowed.
+    Protocol,
+    /// No whole frame came in time.
+    FirstFrameTimeout,
+    /// The peer reads slower than it is sent to.
+    SlowConsumer,
+    /// The connection was reset or failed otherwise.
+    Reset,
+    /// The peer is gone: what was sent, or a keepalive probe, was not acknowledged in time.
+    TimedOut,
+    /// The server is draining.
+    Drain,
+}
+
+impl CloseReason {
+    /// All reasons, in the order of the counters.
+    pub const ALL: [CloseReason; 12] = [
+        CloseReason::PeerClosed,
+        CloseReason::Handler,
+        CloseReason::HandlerAbort,
+        CloseReason::HandlerError,
+        CloseReason::HandlerPanic,
+        CloseReason::Requested,
+        CloseReason::Protocol,
+        CloseReason::FirstFrameTimeout,
+        CloseReason::SlowConsumer,
+        CloseReason::Reset,
+        CloseReason::TimedOut,
+        CloseReason::Drain,
+    ];
+
+    /// The name in logs and counters.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            CloseReason::PeerClosed => "peer_closed",
+            CloseReason::Handler => "handler",
+            CloseReason::HandlerAbort => "handler_abort",
+            CloseReason::HandlerError => "handler_error",
+            CloseReason::HandlerPanic => "handler_panic",
+            CloseReason::Requested => "requested",
+            CloseReason::Protocol => "protocol",
+            CloseReason::FirstFrameTimeout => "first_frame_timeout",
+            CloseReason::SlowConsumer => "slow_consumer",
+            CloseReason::Reset => "reset",
+            CloseReason::TimedOut => "timed_out",
+            CloseReason::Drain => "drain",
+        }
+    }
+
+    /// Whether what is queued is thrown away and the peer sees a reset, instead of being flushed.
+    #[must_use]
+    pub const fn aborts(self) -> bool {
+        matches!(
+            self,
+            CloseReason::HandlerAbort
+                | CloseReason::HandlerPanic
+                | CloseReason::FirstFrameTimeout
+                | CloseReason::SlowConsumer
+                | CloseReason::Reset
+                | CloseReason::TimedOut
+        )
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_keeps_its_three_parts() {
+        let id = SessionId::new(255, SessionId::SLOT_MAX, u32::MAX);
+        assert_eq!((id.worker(), id.slot(), id.generation()), (255, SessionId::SLOT_MAX, u32::MAX));
+        assert_eq!(SessionId::new(1, 2, 3).to_string(), "1.2.3");
+    }
+
+    #[test]
+    fn every_reason_is_counted_once() {
+        for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Every limit of a session, with unit, default, reason, and what happens at the limit.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// The limits of one listener's or connector's sessions.
+///
+/// # Examples
+/// ```
+/// use wharf::Limits;
+/// let limits = Limits { frame_bytes_max: 64 * 1024, ..Limits::default() };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest body that a peer may send, in bytes (8 KiB). A frame that declares more, or goes on
+    /// for longer, closes the session with [`Protocol`](crate::CloseReason::Protocol) before
+    /// anything is allocated for it. Bounds the memory that one peer can claim.
+    pub frame_bytes_max: usize,
+    /// A connection's first whole frame must be there this long after it was accepted (10 s), however
+    /// busily bytes trickle in; otherwise it is aborted with
+    /// [`FirstFrameTimeout`](crate::CloseReason::FirstFrameTimeout). Silent connections hold a slot
+    /// for nobody. `None`: no such deadline.
+    pub first_frame_timeout: Option<Duration>,
+    /// Bytes queued for a peer above which nothing more is received from it (256 KiB); receiving
+    /// goes on below half of it. A peer that does not read its answers is not asked for more
+    /// questions.
+    pub send_queue_bytes_soft: usize,
+    /// Bytes queued for a peer above which a send is refused (1 MiB), and
+    /// [`send`](crate::Context::send) aborts the session with
+    /// [`SlowConsumer`](crate::CloseReason::SlowConsumer). Bounds the memory that a peer costs which
+    /// reads slower than it is sent to.
+    pub send_queue_bytes_max: usize,
+    /// How long a closing session may take to send what is queued (5 s); then it is aborted.
+    pub close_flush_timeout: Duration,
+    /// How long a closed session waits for the peer to end its stream, reading and discarding (2 s).
+    /// Closing with unread input would reset the connection, and the reset would destroy answers
+    /// that are still on their way.
+    pub linger_timeout: Duration,
+    /// How much is read and discarded meanwhile (64 KiB); beyond that the connection is closed as it
+    /// is.
+    pub linger_bytes_max: usize,
+    /// Bytes that may arrive from one session before the others have had their turn (16 KiB).
+    pub receive_credit_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 8 * 1024,
+            first_frame_timeout: Some(Duration::from_secs(10)),
+            send_queue_bytes_soft: 256 * 1024,
+            send_queue_bytes_max: 1024 * 1024,
+            close_flush_timeout: Duration::from_secs(5),
+            linger_timeout: Duration::from_secs(2),
+            linger_bytes_max: 64 * 1024,
+            receive_credit_bytes: 16 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// Checks that the limits make sense together.
+    ///
+    /// # Errors
+    /// [`Error::Settings`], naming the field.
+    pub fn validate(&self) -> Result<(), Error> {
+        let refuse = |what: &str| Err(Error::Settings(what.to_owned()));
+        if self.frame_bytes_max == 0 {
+            return refuse("frame_bytes_max is 0: no frame with a body could ever arrive");
+        }
+        if self.receive_credit_bytes == 0 {
+            return refuse("receive_credit_bytes is 0: nothing could ever be received");
+        }
+        if self.send_queue_bytes_soft == 0 || self.send_queue_bytes_soft > self.send_queue_bytes_max
+        {
+            return refuse("send_queue_bytes_soft must be between 1 and send_queue_bytes_max");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_could_not_work_are_refused_by_name() {
+        Limits::default().validate().unwrap();
+        for (limits, name) in [
+            (Limits { frame_bytes_max: 0, ..Limits::default() }, "frame_bytes_max"),
+            (Limits { receive_credit_bytes: 0, ..Limits::default() }, "receive_credit_bytes"),
+            (Limits { send_queue_bytes_soft: 0, ..Limits::default() }, "send_queue_bytes_soft"),
+            (Limits { send_queue_bytes_max: 1, ..Limits::default() }, "send_queue_bytes_soft"),
+        ] {
+            let error = limits.validate().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

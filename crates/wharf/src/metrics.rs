@@ -1,0 +1,113 @@
+//! What a server counts.
+
+use crate::handler::CloseReason;
+
+/// Totals since the start, of one worker or of a whole server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sessions that are open or closing.
+    pub sessions: usize,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed at once because the server had as many sessions as it may.
+    pub refused: u64,
+    /// Times that accepting failed; a connection that was reset while it waited counts here.
+    pub accept_errors: u64,
+    /// Connections made by connectors.
+    pub connected: u64,
+    /// Connections that connectors could not make.
+    pub connect_failures: u64,
+    /// Frames handed to handlers.
+    pub frames_received: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Frames queued for peers.
+    pub frames_sent: u64,
+    /// Bytes handed to the system for peers.
+    pub bytes_sent: u64,
+    /// Sends completed; `frames_sent` over this is how many frames leave together.
+    pub sends: u64,
+    /// Bytes that were queued for sessions when they were aborted.
+    pub bytes_lost: u64,
+    /// Frames from other threads for sessions that were over.
+    pub sends_too_late: u64,
+    /// System calls made by the ports.
+    pub system_calls: u64,
+    /// Times that a receive had to wait for a buffer.
+    pub buffer_shortages: u64,
+    /// Sessions closed, by reason, in the order of [`CloseReason::ALL`].
+    pub closed: [u64; CloseReason::ALL.len()],
+}
+
+impl Stats {
+    /// How many sessions ended for this reason.
+    #[must_use]
+    pub fn closed_for(&self, reason: CloseReason) -> u64 {
+        self.closed[reason as usize]
+    }
+
+    /// Adds another worker's.
+    pub(crate) fn add(&mut self, other: &Stats) {
+        self.sessions += other.sessions;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.accept_errors += other.accept_errors;
+        self.connected += other.connected;
+        self.connect_failures += other.connect_failures;
+        self.frames_received += other.frames_received;
+        self.bytes_received += other.bytes_received;
+        self.frames_sent += other.frames_sent;
+        self.bytes_sent += other.bytes_sent;
+        self.sends += other.sends;
+        self.bytes_lost += other.bytes_lost;
+        self.sends_too_late += other.sends_too_late;
+        self.system_calls += other.system_calls;
+        self.buffer_shortages += other.buffer_shortages;
+        for (mine, theirs) in self.closed.iter_mut().zip(other.closed) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// What a worker still held when it ended: all zero, or something was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leftover {
+    /// Operations that the port still had in flight.
+    pub operations_in_flight: usize,
+    /// Receive buffers not given back.
+    pub buffers_lent: usize,
+    /// Pooled blocks still in use.
+    pub blocks_in_use: usize,
+    /// Sockets still open on the port.
+    pub sockets: usize,
+    /// Sessions still in the table.
+    pub sessions: usize,
+    /// Timers still set.
+    pub timers: usize,
+}
+
+impl Leftover {
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn add(&mut self, other: &Leftover) {
+        self.operations_in_flight += other.operations_in_flight;
+        self.buffers_lent += other.buffers_lent;
+        self.blocks_in_use += other.blocks_in_use;
+        self.sockets += other.sockets;
+        self.sessions += other.sessions;
+        self.timers += other.timers;
+    }
+}
+
+/// What a server says when it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What it counted.
+    pub stats: Stats,
+    /// What it failed to give back.
+    pub leftover: Leftover,
+}

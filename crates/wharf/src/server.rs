@@ -1,0 +1,498 @@
+//! Putting a server together: listeners, connectors and settings become workers on threads.
+//!
+//! This is the only file of the crate that starts threads, reads the clock's seed or installs a
+//! signal handler; everything below it is a struct that is turned.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+    process,
+    rc::Rc,
+    sync::{Arc, Mutex, OnceLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+use wharf_port::{
+    CompletionPort, Config as PortConfig, EngineInfo, Inbox, ListenOptions, Post, SocketOptions,
+    UnboundListener, inbox,
+};
+
+use crate::{
+    connector::{Connector, ConnectorOptions},
+    error::{Error, Result},
+    framing::Framing,
+    handle::{Command, Ended, Handle, Links, WorkerLink, enter_worker},
+    handler::{Handler, SessionId},
+    limits::Limits,
+    logic::{Logic, Service},
+    metrics::Report,
+    worker::{ListenerParts, Worker, WorkerParts},
+};
+
+/// A server: begin with [`Server::builder`].
+pub struct Server;
+
+impl Server {
+    /// A server that listens nowhere yet.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            listens: Vec::new(),
+            connects: Vec::new(),
+            limits: Limits::default(),
+            workers: None,
+            port: PortConfig::default(),
+            listen_options: ListenOptions::default(),
+            max_sessions: 50_000,
+            drain_timeout: Duration::from_secs(10),
+            share_listeners: true,
+            seed: None,
+            failure: None,
+        }
+    }
+}
+
+/// What a server is made of. Settings of connections ([`limits`](Self::limits)) apply to what is
+/// added after them.
+#[must_use = "a server does nothing until `start` or `run`"]
+pub struct Builder {
+    listens: Vec<Listen>,
+    connects: Vec<Connect>,
+    limits: Limits,
+    workers: Option<usize>,
+    port: PortConfig,
+    listen_options: ListenOptions,
+    max_sessions: usize,
+    drain_timeout: Duration,
+    share_listeners: bool,
+    seed: Option<u64>,
+    failure: Option<Error>,
+}
+
+struct Listen {
+    address: SocketAddr,
+    service: ServiceSource,
+}
+
+struct Connect {
+    name: String,
+    options: ConnectorOptions,
+    service: ServiceSource,
+}
+
+/// Makes each worker's [`Service`].
+#[derive(Clone)]
+struct ServiceSource {
+    make: Arc<dyn Fn() -> Box<dyn Service> + Send + Sync>,
+    limits: Limits,
+}
+
+impl Builder {
+    /// Listens on `address` for sessions of this framing; `factory` makes each worker's handler. May
+    /// be called any number of times. An address that cannot be used is reported by
+    /// [`start`](Self::start).
+    pub fn listen<F, H>(
+        mut self,
+        address: impl ToSocketAddrs + fmt::Debug,
+        framing: F,
+        factory: impl Fn() -> H + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Framing + Clone + Sync,
+        H: Handler,
+    {
+        let service = self.source(framing, factory);
+        let resolved = address.to_socket_addrs().and_then(|mut all| {
+            all.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such address"))
+        });
+        match resolved {
+            Ok(address) => self.listens.push(Listen { address, service }),
+            Err(error) => {
+                let what = format!("cannot listen on {address:?}");
+                self.failure.get_or_insert(Error::io(what)(error));
+            }
+        }
+        self
+    }
+
+    /// Adds a way to make outgoing sessions of this framing: [`Handle::connect`] with this name. The
+    /// deadline for the first frame is off for them unless `limits` was called.
+    pub fn connector<F, H>(
+        mut self,
+        name: &str,
+        options: ConnectorOptions,
+        framing: F,
+        factory: impl Fn() -> H + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Framing + Clone + Sync,
+        H: Handler,
+    {
+        let mut service = self.source(framing, factory);
+        if service.limits == Limits::default() {
+            service.limits.first_frame_timeout = None;
+        }
+        self.connects.push(Connect { name: name.to_owned(), options, service });
+        self
+    }
+
+    fn source<F, H>(
+        &self,
+        framing: F,
+        factory: impl Fn() -> H + Send + Sync + 'static,
+    ) -> ServiceSource
+    where
+        F: Framing + Clone + Sync,
+        H: Handler,
+    {
+        let make = move || Box::new(Logic::new(framing.clone(), factory())) as Box<dyn Service>;
+        ServiceSource { make: Arc::new(make), limits: self.limits.clone() }
+    }
+
+    /// Limits of the sessions of listeners and connectors that are added after this.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How many workers, each a thread with a port of its own (one for each processor, at most 256).
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// The engine and its buffers.
+    pub fn port(mut self, port: PortConfig) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Options of listening sockets, of those that they accept, and of outgoing ones.
+    pub fn sockets(mut self, options: ListenOptions) -> Self {
+        self.listen_options = options;
+        self
+    }
+
+    /// How many sessions there may be at one time (50,000). Connections beyond that are closed as
+    /// they are accepted.
+    pub fn max_sessions(mut self, sessions: usize) -> Self {
+        self.max_sessions = sessions;
+        self
+    }
+
+    /// How long [`run`](Self::run) lets sessions finish after a signal (10 s).
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Whether every worker has a listening socket of its own where the system spreads connections
+    /// over them (yes, on Linux). Otherwise one worker accepts for all, and hands each connection to
+    /// the worker with the fewest sessions: fairer when few connections live long.
+    pub fn share_listeners(mut self, share: bool) -> Self {
+        self.share_listeners = share;
+        self
+    }
+
+    /// What everything random is derived from; drawn by chance unless set.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Starts the server and returns as soon as it takes connections.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on, a named engine that cannot start, a setting that
+    /// cannot work. Nothing is left running then.
+    pub fn start(mut self) -> Result<Handle> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let workers = self.validate()?;
+        let mut listening = self.bind(workers)?;
+        let local_addrs = self.listens.iter().map(|listen| listen.address).collect();
+        let sources: Vec<_> = (self.listens.iter().map(|listen| &listen.service))
+            .chain(self.connects.iter().map(|connect| &connect.service))
+            .cloned()
+            .collect();
+        let seed = self.seed.unwrap_or_else(random_seed);
+        let (ready, opened) = mpsc::channel();
+        let mut threads = Vec::new();
+        let mut starts = Vec::new();
+        for index in 0..workers {
+            let (start, started) = mpsc::channel();
+            starts.push(start);
+            let plan = Plan {
+                index: index as u8,
+                port: self.port.clone(),
+                sources: sources.clone(),
+                connectors: self.connectors(),
+                socket_options: self.listen_options.socket.clone(),
+                seed,
+                listening: std::mem::take(&mut listening[index]),
+                hand_over: listening_alone(workers, self.share_listeners),
+            };
+            let ready = ready.clone();
+            let thread = spawn(format!("wharf-{index}"), move || plan.run(&ready, &started))
+                .map_err(Error::io("cannot start a thread"))?;
+            threads.push(thread);
+        }
+        drop(ready);
+        let (engines, links) = gather_workers(&opened, workers, self.max_sessions)?;
+        let handle = Handle(Arc::new(Links {
+            workers: links,
+            engines,
+            local_addrs,
+            connectors: self.connects.into_iter().map(|connect| connect.name).collect(),
+            max_sessions: self.max_sessions,
+            ended: Mutex::new(Ended::Running(threads)),
+        }));
+        for start in starts {
+            // A worker waits for this; it cannot be gone.
+            let _ = start.send(handle.clone());
+        }
+        for result in opened.iter().take(workers) {
+            if let Opened::Listening(Err(error)) = result {
+                handle.drain(Duration::ZERO);
+                return Err(error);
+            }
+        }
+        Ok(handle)
+    }
+
+    /// Starts the server, drains it on Ctrl+C or SIGTERM, and returns when it has ended. A second
+    /// signal ends the process at once.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start); or signals cannot be handled, because something else in the
+    /// process does already.
+    pub fn run(self) -> Result {
+        let drain_timeout = self.drain_timeout;
+        let handle = self.start()?;
+        drain_on_signal(&handle, drain_timeout)?;
+        handle.join().map(drop)
+    }
+
+    fn validate(&self) -> Result<usize> {
+        let refuse = |what: String| Err(Error::Settings(what));
+        for source in
+            self.listens.iter().map(|l| &l.service).chain(self.connects.iter().map(|c| &c.service))
+        {
+            source.limits.validate()?;
+        }
+        if self.max_sessions == 0 || self.max_sessions > SessionId::SLOT_MAX as usize {
+            return refuse(format!("max_sessions must be between 1 and {}", SessionId::SLOT_MAX));
+        }
+        match self.workers.unwrap_or_else(processors) {
+            workers @ 1..=256 => Ok(workers),
+            workers => refuse(format!("there can be 1 to 256 workers, not {workers}")),
+        }
+    }
+
+    /// Binds every address; the outer list is by worker, the inner one has (listen, socket).
+    fn bind(&mut self, workers: usize) -> Result<Vec<Vec<(u16, UnboundListener)>>> {
+        let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        let count = if self.share_listeners { workers } else { 1 };
+        for (index, listen) in self.listens.iter_mut().enumerate() {
+            let sockets = wharf_port::listen(listen.address, &self.listen_options, count)
+                .map_err(|error| cannot_listen(listen.address, error))?;
+            listen.address = sockets[0].local_addr();
+            // A single socket is served by another worker for each listener.
+            let first = if sockets.len() == 1 { index % workers } else { 0 };
+            for (offset, socket) in sockets.into_iter().enumerate() {
+                by_worker[first + offset].push((index as u16, socket));
+            }
+        }
+        Ok(by_worker)
+    }
+
+    fn connectors(&self) -> Vec<Connector> {
+        let first = self.listens.len();
+        let connector = |(index, connect): (usize, &Connect)| Connector {
+            service: (first + index) as u16,
+            options: connect.options.clone(),
+        };
+        self.connects.iter().enumerate().map(connector).collect()
+    }
+}
+
+/// Drains the server on the first Ctrl+C, SIGTERM or SIGHUP, and ends the process on the second.
+///
+/// # Errors
+/// Something else in the process handles signals already.
+pub fn drain_on_signal(handle: &Handle, timeout: Duration) -> Result {
+    let (handle, signals) = (handle.clone(), OnceLock::new());
+    let handler = move || {
+        if signals.set(()).is_ok() {
+            tracing::info!(
+                ?timeout,
+                sessions = handle.count(),
+                "draining; a second signal ends at once"
+            );
+            handle.drain(timeout);
+        } else {
+            tracing::warn!("second signal: ending at once");
+            process::exit(1);
+        }
+    };
+    ctrlc::set_handler(handler)
+        .map_err(|error| Error::Settings(format!("signals cannot be handled: {error}")))
+}
+
+/// All that a worker's thread needs to make its worker.
+struct Plan {
+    index: u8,
+    port: PortConfig,
+    sources: Vec<ServiceSource>,
+    connectors: Vec<Connector>,
+    socket_options: SocketOptions,
+    seed: u64,
+    listening: Vec<(u16, UnboundListener)>,
+    hand_over: bool,
+}
+
+/// What a worker's thread says while the server starts.
+enum Opened {
+    Port(Result<(u8, EngineInfo, Post<Command>)>),
+    Listening(Result<()>),
+}
+
+impl Plan {
+    /// The life of a worker's thread.
+    fn run(self, ready: &mpsc::Sender<Opened>, started: &mpsc::Receiver<Handle>) -> Report {
+        enter_worker();
+        let opened = self.open_port();
+        let (port, inbox) = match opened {
+            Ok((port, post, inbox)) => {
+                let _ = ready.send(Opened::Port(Ok((self.index, port.engine().clone(), post))));
+                (port, inbox)
+            }
+            Err(error) => {
+                let _ = ready.send(Opened::Port(Err(error)));
+                return Report::default();
+            }
+        };
+        // No handle comes if another worker could not start.
+        let Ok(handle) = started.recv() else { return Report::default() };
+        let (mut worker, listening) = self.make_worker(port, inbox, handle);
+        let failed = listening.is_err();
+        let _ = ready.send(Opened::Listening(listening));
+        if failed {
+            return Report::default();
+        }
+        while !worker.is_finished() {
+            match worker.wait() {
+                Ok(now) => worker.turn(now),
+                Err(error) => {
+                    tracing::error!(%error, "a completion port broke");
+                    process::abort();
+                }
+            }
+        }
+        worker.report()
+    }
+
+    #[expect(clippy::type_complexity, reason = "two ends of one inbox beside the port")]
+    fn open_port(&self) -> Result<(Box<dyn CompletionPort>, Post<Command>, Inbox<Command>)> {
+        let what = format!("cannot start the {} engine", self.port.engine);
+        let port = wharf_port::open(&self.port).map_err(Error::io(what))?;
+        let (post, inbox) = inbox(port.waker(), COMMANDS_WAITING_MAX);
+        Ok((port, post, inbox))
+    }
+
+    fn make_worker(
+        self,
+        port: Box<dyn CompletionPort>,
+        inbox: Inbox<Command>,
+        handle: Handle,
+    ) -> (Worker, Result<()>) {
+        let service = |source: &ServiceSource| ((source.make)(), Rc::new(source.limits.clone()));
+        let mut worker = Worker::new(
+            port,
+            WorkerParts {
+                index: self.index,
+                handle,
+                inbox,
+                services: self.sources.iter().map(service).collect(),
+                connectors: self.connectors,
+                socket_options: self.socket_options,
+                seed: self.seed,
+            },
+        );
+        let listening = self.listening.into_iter().try_for_each(|(service, listener)| {
+            let address = listener.local_addr();
+            worker
+                .listen(ListenerParts { listener, service, hand_over: self.hand_over })
+                .map_err(|error| cannot_listen(address, error))
+        });
+        (worker, listening)
+    }
+}
+
+/// Waits until every worker has opened its port.
+fn gather_workers(
+    opened: &mpsc::Receiver<Opened>,
+    workers: usize,
+    max_sessions: usize,
+) -> Result<(Vec<EngineInfo>, Vec<WorkerLink>)> {
+    let mut found = Vec::new();
+    for message in opened.iter().take(workers) {
+        match message {
+            Opened::Port(port) => found.push(port?),
+            Opened::Listening(_) => unreachable!("no worker listens before it has a handle"),
+        }
+    }
+    found.sort_by_key(|(index, ..)| *index);
+    let link = |(_, engine, post)| (engine, WorkerLink::new(post, max_sessions));
+    Ok(found.into_iter().map(link).unzip())
+}
+
+/// Whether a listening socket serves more workers than its own.
+fn listening_alone(workers: usize, share: bool) -> bool {
+    workers > 1 && !(share && cfg!(target_os = "linux"))
+}
+
+fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (another program, or another wharf, has it: stop that one, or choose another address)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need a privilege: choose a higher one)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (it is not an address of this machine)",
+        _ => "",
+    };
+    Error::io(format!("cannot listen on {address}{advice}"))(error)
+}
+
+#[expect(clippy::disallowed_methods, reason = "threads are started here and nowhere else")]
+fn spawn(
+    name: String,
+    work: impl FnOnce() -> Report + Send + 'static,
+) -> io::Result<thread::JoinHandle<Report>> {
+    let guarded = move || {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            // Handlers are guarded: this is a bug of the library, and nothing is certain any more.
+            tracing::error!("a worker panicked outside a handler");
+            process::abort()
+        })
+    };
+    thread::Builder::new().name(name).spawn(guarded)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the default number of workers is the machine's")]
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(256)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the default seed is drawn by chance")]
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+/// Orders from other threads that a worker may have waiting.
+const COMMANDS_WAITING_MAX: usize = 64 * 1024;

@@ -1,0 +1,322 @@
+//! One connection's state: what is in flight, what waits, and how far it is on its way to the end.
+//!
+//! A session is `Connecting`, then `Open`. It ends in steps that depend on why: a close goes through
+//! `Flushing` (what is queued is sent, then the stream is ended) and `Lingering` (what the peer still
+//! sends is read and thrown away, because closing with unread input would reset the connection and
+//! destroy answers on their way); an abort skips both. Every end goes through `Joining`: the socket
+//! is closed only when nothing is in flight on it.
+
+use std::{collections::VecDeque, net::SocketAddr, rc::Rc, time::Duration};
+
+use wharf_port::{BufferPool, Close, FrameBuf, Gather, Socket, Time};
+
+use crate::{
+    error::SendError,
+    framing::{Framing, Need, Packet},
+    handle::Handle,
+    handler::{CloseReason, SessionId},
+    limits::Limits,
+    metrics::Stats,
+    send_queue::SendQueue,
+    timer::{TimerId, Wheel},
+};
+
+/// One connection.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) socket: Socket,
+    pub(crate) peer: SocketAddr,
+    pub(crate) opened: Time,
+    pub(crate) limits: Rc<Limits>,
+    pub(crate) queue: SendQueue,
+    /// The start of a frame whose rest has not arrived.
+    pub(crate) unread: Option<Unread>,
+    /// `None` when no deadline is running.
+    deadline: Option<TimerId>,
+    /// The handler's timers; the box is made when the first is set.
+    user_timers: Option<Box<Vec<(u64, TimerId)>>>,
+    /// Which of the worker's services its handler is.
+    pub(crate) service: u16,
+    pub(crate) stage: Stage,
+    pub(crate) receive_in_flight: bool,
+    pub(crate) send_in_flight: bool,
+    /// The stream has ended or failed: no receive will be submitted again.
+    pub(crate) receive_over: bool,
+    /// The send queue is above its soft mark: no receive is submitted until it has gone down.
+    pub(crate) receive_held: bool,
+    pub(crate) first_frame_seen: bool,
+    /// In the worker's list of sessions to flush.
+    pub(crate) dirty: bool,
+    /// What the handler, or the library during a call of it, asked for; done after the call.
+    requested: Option<CloseReason>,
+    /// Bytes read and thrown away since it began to close.
+    pub(crate) discarded_bytes: usize,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Connecting,
+    Open,
+    Flushing,
+    Lingering,
+    /// Waiting for everything in flight; then the socket is closed like this.
+    Joining(Close),
+}
+
+/// A frame in the making.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    pub(crate) bytes: FrameBuf,
+    pub(crate) need: Need,
+}
+
+/// What all sessions of a worker share, apart from the port.
+pub(crate) struct Shared {
+    pub(crate) now: Time,
+    pub(crate) pool: BufferPool,
+    pub(crate) timers: Wheel<TimerKey>,
+    /// Slots of sessions with something to send, in the order in which that came up.
+    pub(crate) dirty: Vec<u32>,
+    pub(crate) gathers: Vec<Gather>,
+    pub(crate) handle: Handle,
+    pub(crate) stats: Stats,
+    /// Bytes of the buffer being handled: answers are likely to be as long.
+    pub(crate) answer_hint_bytes: usize,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimerKey {
+    Deadline(SessionId),
+    User(SessionId, u64),
+    /// Accept again on this listener.
+    Accept(u16),
+    /// Connect again, by the number of the waiting attempt.
+    Connect(u64),
+    DrainDeadline,
+}
+
+impl Session {
+    pub(crate) fn new(
+        id: SessionId,
+        service: u16,
+        socket: Socket,
+        peer: SocketAddr,
+        limits: &Rc<Limits>,
+        now: Time,
+    ) -> Self {
+        Self {
+            id,
+            socket,
+            peer,
+            opened: now,
+            limits: Rc::clone(limits),
+            queue: SendQueue::default(),
+            unread: None,
+            deadline: None,
+            user_timers: None,
+            service,
+            stage: Stage::Open,
+            receive_in_flight: false,
+            send_in_flight: false,
+            receive_over: false,
+            receive_held: false,
+            first_frame_seen: false,
+            dirty: false,
+            requested: None,
+            discarded_bytes: 0,
+        }
+    }
+
+    /// Whether frames go to the handler and sends are taken.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.stage == Stage::Open && self.requested.is_none()
+    }
+
+    /// Asks for the end; the first reason stands.
+    pub(crate) fn request(&mut self, reason: CloseReason) {
+        self.requested.get_or_insert(reason);
+    }
+
+    #[inline]
+    pub(crate) fn take_request(&mut self) -> Option<CloseReason> {
+        self.requested.take()
+    }
+
+    /// Queues one frame.
+    #[inline]
+    pub(crate) fn enqueue(
+        &mut self,
+        shared: &mut Shared,
+        framing: &dyn Framing,
+        packet: Packet<'_>,
+    ) -> Result<(), SendError> {
+        if !self.is_open() {
+            return Err(SendError::Closed);
+        }
+        let len = framing.encoded_len(packet.body.len());
+        if self.queue.bytes().saturating_add(len) > self.limits.send_queue_bytes_max {
+            return Err(SendError::WouldExceed);
+        }
+        let room = self.queue.reserve(&shared.pool, len, shared.answer_hint_bytes);
+        let written = framing.encode(packet, room)?;
+        self.queue.commit(written);
+        shared.stats.frames_sent += 1;
+        self.mark_dirty(shared);
+        Ok(())
+    }
+
+    /// Puts it into the list of sessions to flush at the end of the turn.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, shared: &mut Shared) {
+        if !self.dirty {
+            self.dirty = true;
+            shared.dirty.push(self.id.slot());
+        }
+    }
+
+    /// Keeps `bytes` of an unfinished frame. Room grows with what has arrived, not with what the
+    /// peer has announced.
+    pub(crate) fn keep_unread(&mut self, pool: &BufferPool, bytes: &[u8], need: Need) {
+        let Some(unread) = &mut self.unread else {
+            let mut buffer = pool.take(bytes.len());
+            buffer.append(bytes);
+            self.unread = Some(Unread { bytes: buffer, need });
+            return;
+        };
+        let total = unread.bytes.len() + bytes.len();
+        if total > unread.bytes.capacity() {
+            let mut larger = pool.take(total.max(unread.bytes.capacity() * 2));
+            larger.append(&unread.bytes);
+            unread.bytes = larger;
+        }
+        unread.bytes.append(bytes);
+        unread.need = need;
+    }
+
+    /// Replaces the deadline that is running.
+    pub(crate) fn set_deadline(&mut self, shared: &mut Shared, after: Option<Duration>) {
+        if let Some(timer) = self.deadline.take() {
+            shared.timers.cancel(timer);
+        }
+        if let Some(after) = after {
+            let at = (shared.now + after).as_nanos();
+            self.deadline = Some(shared.timers.insert(at, TimerKey::Deadline(self.id)));
+        }
+    }
+
+    /// The deadline's timer has fired.
+    pub(crate) fn deadline_passed(&mut self) {
+        self.deadline = None;
+    }
+
+    pub(crate) fn set_timer(&mut self, shared: &mut Shared, delay: Duration, key: u64) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        self.cancel_timer(shared, key);
+        let at = (shared.now + delay).as_nanos();
+        let timer = shared.timers.insert(at, TimerKey::User(self.id, key));
+        self.user_timers.get_or_insert_default().push((key, timer));
+    }
+
+    pub(crate) fn cancel_timer(&mut self, shared: &mut Shared, key: u64) {
+        if let Some(timer) = self.take_timer(key) {
+            shared.timers.cancel(timer);
+        }
+    }
+
+    /// Forgets the handler's timer with this key; `None` if there is none.
+    pub(crate) fn take_timer(&mut self, key: u64) -> Option<TimerId> {
+        let timers = self.user_timers.as_mut()?;
+        let index = timers.iter().position(|(other, _)| *other == key)?;
+        Some(timers.swap_remove(index).1)
+    }
+
+    /// Gives up all that a session which handles nothing more does not need.
+    pub(crate) fn end_handling(&mut self, shared: &mut Shared) {
+        for (_, timer) in self.user_timers.take().into_iter().flat_map(|timers| *timers) {
+            shared.timers.cancel(timer);
+        }
+        self.unread = None;
+        self.requested = None;
+    }
+}
+
+/// The sessions of one worker: slots with generations. A free slot is used again as late as
+/// possible, under its next generation; one whose generations are spent is retired (I10).
+pub(crate) struct SessionTable {
+    slots: Vec<TableSlot>,
+    free: VecDeque<u32>,
+    worker: u8,
+    len: usize,
+}
+
+struct TableSlot {
+    generation: u32,
+    session: Option<Box<Session>>,
+}
+
+impl SessionTable {
+    pub(crate) fn new(worker: u8) -> Self {
+        Self { slots: Vec::new(), free: VecDeque::new(), worker, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes a session under a new id; `None` if every slot is taken.
+    pub(crate) fn insert(
+        &mut self,
+        make: impl FnOnce(SessionId) -> Session,
+    ) -> Option<&mut Session> {
+        let slot = match self.free.pop_front() {
+            Some(slot) => slot,
+            None if self.slots.len() > SessionId::SLOT_MAX as usize => return None,
+            None => {
+                self.slots.push(TableSlot { generation: 0, session: None });
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let entry = &mut self.slots[slot as usize];
+        self.len += 1;
+        let id = SessionId::new(self.worker, slot, entry.generation);
+        Some(entry.session.insert(Box::new(make(id))))
+    }
+
+    /// The session in this slot, whichever it is.
+    #[inline]
+    pub(crate) fn at(&mut self, slot: u32) -> Option<&mut Session> {
+        self.slots.get_mut(slot as usize)?.session.as_deref_mut()
+    }
+
+    /// The session with this id, if it still is.
+    #[inline]
+    pub(crate) fn get(&mut self, id: SessionId) -> Option<&mut Session> {
+        let entry = self.slots.get_mut(id.slot() as usize)?;
+        if entry.generation == id.generation() { entry.session.as_deref_mut() } else { None }
+    }
+
+    /// Frees the slot of this session.
+    pub(crate) fn remove(&mut self, id: SessionId) {
+        let entry = &mut self.slots[id.slot() as usize];
+        debug_assert_eq!(entry.generation, id.generation());
+        entry.session = None;
+        self.len -= 1;
+        if let Some(next) = entry.generation.checked_add(1) {
+            entry.generation = next;
+            self.free.push_back(id.slot());
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().filter_map(|entry| entry.session.as_deref())
+    }
+
+    pub(crate) fn ids(&self) -> Vec<SessionId> {
+        self.iter().map(|session| session.id).collect()
+    }
+}
