@@ -1,0 +1,177 @@
+//! What can be typed, and what it means.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap_complete::Shell;
+
+use crate::settings::{self, Loaded, Problems, Sources};
+use crate::{bench, doctor};
+
+/// What the program was asked to do.
+pub(crate) enum Invocation {
+    Serve(Loaded),
+    PrintConfig(Loaded),
+    BenchEcho(bench::Options),
+    Doctor(doctor::Options, Result<Loaded, Problems>),
+    Completions(Shell),
+    Man,
+    PrintConfigurationDocs,
+    /// Flags were fine; the file or the environment was not, or not together.
+    Misconfigured(Problems),
+}
+
+/// Reads the command line. Wrong usage ends the process with status 2, `--help` with 0.
+pub(crate) fn parse() -> Invocation {
+    let matches = command().get_matches();
+    match matches.subcommand() {
+        None => serve(&matches),
+        Some(("serve", matches)) => serve(matches),
+        Some(("bench", matches)) => match matches.subcommand() {
+            Some((_, matches)) => bench_echo(matches),
+            None => unreachable_subcommand(),
+        },
+        Some(("dummy", matches)) => bench_echo(matches),
+        Some(("doctor", matches)) => Invocation::Doctor(typed(matches), load(matches)),
+        Some(("completions", matches)) => match matches.get_one("shell") {
+            Some(shell) => Invocation::Completions(*shell),
+            None => unreachable_subcommand(),
+        },
+        Some(("man", _)) => Invocation::Man,
+        Some((PRINT_DOCS, _)) => Invocation::PrintConfigurationDocs,
+        Some(_) => unreachable_subcommand(),
+    }
+}
+
+/// The whole command line; also what help, completions and the man page are made from.
+pub(crate) fn command() -> Command {
+    let root = Command::new("wharf")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A session server on a completion port (io_uring, IOCP, epoll/kqueue)")
+        .long_about(LONG_ABOUT)
+        .after_help(EXAMPLES)
+        .args_conflicts_with_subcommands(true)
+        .subcommand_help_heading("Commands")
+        .subcommand(
+            with_settings(Command::new("serve"))
+                .about("Serve; this is also what `wharf` alone does")
+                .after_help(EXAMPLES),
+        )
+        .subcommand(
+            Command::new("bench")
+                .about("Load a server and verify every byte that comes back")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(bench_echo_command("echo").alias("dummy")),
+        )
+        .subcommand(bench_echo_command("dummy").about("The same as `wharf bench echo`"))
+        .subcommand(
+            doctor::Options::augment_args(Command::new("doctor"))
+                .about("Tell what this machine allows and what to do about the rest")
+                .arg(config_argument()),
+        )
+        .subcommand(
+            Command::new("completions")
+                .about("Print completions for a shell")
+                .arg(Arg::new("shell").required(true).value_parser(value_parser!(Shell))),
+        )
+        .subcommand(Command::new("man").about("Print the manual page"))
+        .subcommand(Command::new(PRINT_DOCS).hide(true).about("Print docs/configuration.md"));
+    with_settings(root)
+}
+
+const PRINT_DOCS: &str = "print-configuration-docs";
+
+const LONG_ABOUT: &str = "\
+A session server on a completion port (io_uring, IOCP, epoll/kqueue).
+
+`wharf` alone serves echo on 127.0.0.1:9000 (study framing) and 127.0.0.1:9001 (lines). Every flag
+is also a key of the file (--config FILE, or wharf.toml in the working directory) and a variable
+of the environment: --limits-frame-bytes-max, limits.frame_bytes_max and
+WHARF_LIMITS_FRAME_BYTES_MAX are one setting. Flags win over the environment, the environment over
+the file.";
+
+const EXAMPLES: &str = "\
+Examples:
+  wharf                                          serve with the defaults
+  wharf --echo lines@0.0.0.0:7000 --workers 2    one listener, two workers
+  wharf serve --print-config                     every setting and where it came from
+  wharf bench echo --addr 127.0.0.1:9000         load it and verify every byte
+  wharf doctor                                   what this machine allows
+
+Exit status: 0 fine, 1 failed, 2 wrong usage";
+
+fn with_settings(command: Command) -> Command {
+    command
+        .arg(config_argument())
+        .arg(
+            Arg::new("print-config")
+                .long("print-config")
+                .action(ArgAction::SetTrue)
+                .help("Print every setting, its value and where it came from, and exit"),
+        )
+        .args(settings::arguments())
+}
+
+fn config_argument() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .env("WHARF_CONFIG")
+        .hide_env_values(true)
+        .value_parser(value_parser!(PathBuf))
+        .help("Read settings from this TOML file instead of wharf.toml")
+}
+
+fn bench_echo_command(name: &'static str) -> Command {
+    bench::Options::augment_args(Command::new(name)).about(
+        "Closed-loop echo load: each connection keeps `--depth` messages under way; exit status 1 \
+         if any byte was wrong",
+    )
+}
+
+fn serve(matches: &ArgMatches) -> Invocation {
+    match load(matches) {
+        Ok(loaded) if matches.get_flag("print-config") => Invocation::PrintConfig(loaded),
+        Ok(loaded) => Invocation::Serve(loaded),
+        Err(problems) => Invocation::Misconfigured(problems),
+    }
+}
+
+fn bench_echo(matches: &ArgMatches) -> Invocation {
+    Invocation::BenchEcho(typed(matches))
+}
+
+fn load(matches: &ArgMatches) -> Result<Loaded, Problems> {
+    // A name or value that is not Unicode cannot be a setting; its readable part is shown.
+    let environment = std::env::vars_os()
+        .map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        })
+        .collect();
+    settings::load(Sources {
+        named_file: matches.get_one::<PathBuf>("config").cloned(),
+        directory: PathBuf::from("."),
+        environment,
+        flags: settings::assignments(matches),
+    })
+}
+
+fn typed<T: FromArgMatches>(matches: &ArgMatches) -> T {
+    T::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The parser only returns what `command` offers.
+fn unreachable_subcommand() -> ! {
+    command().error(clap::error::ErrorKind::InvalidSubcommand, "unknown command").exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,77 @@
+//! The settings as command-line arguments, and back.
+
+use clap::builder::PossibleValuesParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches};
+
+use super::load::{Assignment, Origin};
+use super::{DEFINITIONS, Definition};
+
+/// One argument per setting, in the order of the table, under a heading per section.
+pub(crate) fn arguments() -> impl Iterator<Item = Arg> {
+    DEFINITIONS.iter().map(argument)
+}
+
+/// The settings that were given as flags.
+pub(crate) fn assignments(matches: &ArgMatches) -> Vec<Assignment> {
+    DEFINITIONS
+        .iter()
+        .enumerate()
+        // A subcommand that takes settings from file and environment only has no such argument.
+        .filter(|(_, known)| matches.try_contains_id(known.key).unwrap_or(false))
+        .filter(|(_, known)| matches.value_source(known.key) == Some(ValueSource::CommandLine))
+        .filter_map(|(definition, known)| {
+            let texts: Vec<&str> =
+                matches.get_many::<String>(known.key)?.map(String::as_str).collect();
+            let origin = Origin::Flag(known.flag());
+            Some(Assignment { definition, text: texts.join(","), origin })
+        })
+        .collect()
+}
+
+fn argument(definition: &'static Definition) -> Arg {
+    let help = definition.help();
+    let facts = format!("[default: {}] [env: {}]", definition.default, definition.environment());
+    let action = if definition.is_list { ArgAction::Append } else { ArgAction::Set };
+    let choices = (definition.choices)();
+    let argument = Arg::new(definition.key)
+        .long(definition.flag())
+        .value_name(value_name(definition))
+        .help_heading(heading(definition.section))
+        // The short help stays on one screen: the settings that a first run may want.
+        .hide_short_help(definition.section != "server")
+        .long_help(format!("{help} {}\n\n{facts}", definition.reason))
+        .help(format!("{help} {facts}"))
+        .action(action);
+    if choices.is_empty() {
+        argument.value_parser(move |text: &str| definition.check(text).map(|()| text.to_owned()))
+    } else {
+        argument.hide_possible_values(true).value_parser(PossibleValuesParser::new(choices))
+    }
+}
+
+fn value_name(definition: &Definition) -> String {
+    let choices = (definition.choices)();
+    if definition.is_list {
+        "[FRAMING@]ADDR".to_owned()
+    } else if choices.is_empty() {
+        let is_size = definition.unit == "bytes";
+        let is_duration = definition.unit == "s";
+        let name = if is_size {
+            "SIZE"
+        } else if is_duration {
+            "DURATION"
+        } else {
+            "N"
+        };
+        name.to_owned()
+    } else {
+        choices.iter().map(|choice| choice.get_name()).collect::<Vec<_>>().join("|")
+    }
+}
+
+fn heading(section: &str) -> String {
+    let mut letters = section.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).collect()
+}

@@ -1,0 +1,298 @@
+//! The table of settings. A row here is all that a new setting needs: its flag, its key in a
+//! file, its variable in the environment, its line in `docs/configuration.md` and its typed field
+//! follow from it.
+
+use std::time::Duration;
+
+use super::choice::{Engine, LogFormat, LogLevel};
+use super::definition::settings;
+use super::value::{Bytes, EchoListener, Workers};
+
+settings! {
+    /// What the server listens on, and with which threads and engine.
+    server: Server {
+        /// Serve echo at this address: `[FRAMING@]ADDR`. Framing is study (if not named),
+        /// tutorial, u16be, u32be, u16le, u32le, lines or raw. Port 0 takes a free port.
+        /// Repeatable; a list in a file, separated by commas in the environment; giving any
+        /// replaces the defaults.
+        echo: Vec<EchoListener> {
+            default: "study@127.0.0.1:9000,lines@127.0.0.1:9001",
+            unit: "",
+            reason: "Only this machine can connect until another address is named. Lines can be tried with nothing but nc.",
+        }
+        /// Worker threads, each with a completion port of its own: a number, or auto for one per
+        /// core.
+        workers: Workers {
+            default: "auto",
+            unit: "threads",
+            range: 1..=256,
+            reason: "A worker never waits for another, so one per core uses the machine. A session id has room for 256 workers.",
+        }
+        /// The completion engine. auto takes the best that this machine allows and says which; an
+        /// engine named here that cannot start is an error.
+        engine: Engine {
+            default: "auto",
+            unit: "",
+            reason: "A named engine never falls back in silence, so that a measurement measures what it says.",
+        }
+        /// Look for completions this many microseconds without sleeping before a worker sleeps.
+        spin_us: u32 {
+            default: "0",
+            unit: "microseconds",
+            range: 0..=1_000_000,
+            reason: "Spinning buys latency with processor time that belongs to others; only the one who runs the server can tell whether it is free.",
+        }
+        /// The least important event that is logged.
+        log_level: LogLevel {
+            default: "info",
+            unit: "",
+            reason: "One line per start, stop and surprise; nothing per message.",
+        }
+        /// How log lines are written to standard error.
+        log_format: LogFormat {
+            default: "text",
+            unit: "",
+            reason: "A person reads the first run; a collector wants json.",
+        }
+        /// How long a stopping server lets sessions finish before it cuts them off.
+        drain_timeout: Duration {
+            default: "10s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "Shorter than the 30 s after which service managers commonly kill a process.",
+        }
+        /// The most sessions at a time; connections beyond it are closed at once.
+        max_sessions: u32 {
+            default: "50000",
+            unit: "sessions",
+            range: 1..=16_777_216,
+            reason: "Fits below the usual hard limit of 65,536 or more descriptors with room to spare; memory for sessions is bounded by it.",
+        }
+    }
+
+    /// Options of every connection's socket.
+    sockets: Sockets {
+        /// Send at once (TCP_NODELAY).
+        nodelay: bool {
+            default: "true",
+            unit: "",
+            reason: "A session gathers its own messages into one send; waiting in the kernel as well only adds delay.",
+        }
+        /// Let the kernel probe silent connections.
+        keepalive: bool {
+            default: "true",
+            unit: "",
+            reason: "Without it a peer that lost its power holds a session for ever.",
+        }
+        /// Silence before the first keepalive probe.
+        keepalive_idle: Duration {
+            default: "60s",
+            unit: "s",
+            range: 1_000..=32_400_000,
+            reason: "Below the idle time after which common routers and load balancers forget a connection.",
+        }
+        /// Time between keepalive probes.
+        keepalive_interval: Duration {
+            default: "10s",
+            unit: "s",
+            range: 1_000..=32_400_000,
+            reason: "With 3 probes a vanished peer is found 90 s after its last byte.",
+        }
+        /// Unanswered keepalive probes after which the connection is dead.
+        keepalive_probes: u32 {
+            default: "3",
+            unit: "probes",
+            range: 1..=127,
+            reason: "One lost packet, or two, says nothing about the peer.",
+        }
+        /// How long sent bytes may stay unacknowledged before the connection is dead
+        /// (TCP_USER_TIMEOUT, Linux). 0 leaves it to the system.
+        user_timeout: Duration {
+            default: "30s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "The system alone would send again for 15 minutes and more, with the send queue held in memory.",
+        }
+        /// Connections that may wait to be accepted, per listening socket. The system caps it at
+        /// net.core.somaxconn.
+        backlog: u32 {
+            default: "4096",
+            unit: "connections",
+            range: 1..=65_535,
+            reason: "The cap of Linux since 5.4; clients that come back all at once after a restart find room.",
+        }
+        /// Size of the kernel's receive buffer per connection. 0 leaves it to the system.
+        receive_buffer: Bytes {
+            default: "0",
+            unit: "bytes",
+            range: 0..=1_073_741_824,
+            reason: "The system tunes it per connection; a fixed size turns that off.",
+        }
+        /// Size of the kernel's send buffer per connection. 0 leaves it to the system.
+        send_buffer: Bytes {
+            default: "0",
+            unit: "bytes",
+            range: 0..=1_073_741_824,
+            reason: "The system tunes it per connection; a fixed size turns that off.",
+        }
+    }
+
+    /// What one connection may use. At each limit something stated happens.
+    limits: Limits {
+        /// The longest body of a frame; a longer one closes the session before anything is
+        /// allocated for it.
+        frame_bytes_max: Bytes {
+            default: "8KiB",
+            unit: "bytes",
+            range: 1..=1_073_741_824,
+            reason: "Holds a game's and a chat's messages; what a stranger can make the server hold is this much per connection.",
+        }
+        /// How long a new connection has until its first whole frame, counted from accept;
+        /// bytes that trickle do not extend it.
+        first_frame_timeout: Duration {
+            default: "10s",
+            unit: "s",
+            range: 1..=3_600_000,
+            reason: "Enough for a slow mobile link; a client that only holds connections open is out after it.",
+        }
+        /// The most bytes that wait to be sent to one session; beyond it the session is cut off as
+        /// a slow consumer.
+        send_queue_bytes_max: Bytes {
+            default: "1MiB",
+            unit: "bytes",
+            range: 1_024..=1_073_741_824,
+            reason: "Several seconds of a busy room; a peer that far behind does not catch up.",
+        }
+        /// Bytes waiting to be sent from which on the application is told to hold back.
+        send_queue_bytes_soft: Bytes {
+            default: "256KiB",
+            unit: "bytes",
+            range: 1..=1_073_741_824,
+            reason: "A quarter of the hard limit leaves time to act on the warning.",
+        }
+        /// How long a closing session may take to send what is queued.
+        close_flush_timeout: Duration {
+            default: "5s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "A last message reaches a peer that reads; one that does not read cannot hold the session.",
+        }
+        /// How long a closing session reads and discards, so that the peer gets what was sent
+        /// instead of a reset.
+        linger_timeout: Duration {
+            default: "2s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "Several round trips of a slow link.",
+        }
+        /// How many bytes a closing session discards at most.
+        linger_bytes_max: Bytes {
+            default: "64KiB",
+            unit: "bytes",
+            range: 0..=1_073_741_824,
+            reason: "What a well-behaved peer has under way when it learns of the close; who sends more gets a reset.",
+        }
+    }
+
+    /// The completion port of each worker.
+    port: Port {
+        /// Receive buffers per worker, lent to whichever socket has bytes.
+        receive_buffers: u32 {
+            default: "512",
+            unit: "buffers",
+            range: 1..=32_768,
+            reason: "An idle connection holds none, so this counts sockets that have bytes at the same moment: 2 MiB per worker.",
+        }
+        /// Size of one receive buffer.
+        receive_buffer_bytes: Bytes {
+            default: "4KiB",
+            unit: "bytes",
+            range: 64..=1_048_576,
+            reason: "One page; most messages fit whole and are handled without a copy.",
+        }
+        /// Bytes that one socket may receive before the others have their turn.
+        receive_credit_bytes: Bytes {
+            default: "16KiB",
+            unit: "bytes",
+            range: 64..=16_777_216,
+            reason: "Without a cap a single fast sender takes a worker's buffers; measured: 99 of 512 in one turn.",
+        }
+    }
+}
+
+/// Two settings that are each allowed but do not go together: the keys and why.
+pub(crate) fn contradictions(settings: &Settings) -> Vec<(&'static str, &'static str, String)> {
+    let limits = &settings.limits;
+    let mut found = Vec::new();
+    if limits.send_queue_bytes_soft > limits.send_queue_bytes_max {
+        found.push((
+            "limits.send_queue_bytes_soft",
+            "limits.send_queue_bytes_max",
+            "the soft limit must not be above the hard one".to_owned(),
+        ));
+    }
+    if limits.frame_bytes_max > limits.send_queue_bytes_max {
+        found.push((
+            "limits.frame_bytes_max",
+            "limits.send_queue_bytes_max",
+            "a frame of the largest size must fit into the send queue".to_owned(),
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_default_is_within_its_range_and_shows_as_what_it_was_read_from() {
+        let defaults = Settings::default();
+        for definition in DEFINITIONS {
+            let mut settings = Settings::default();
+            (definition.set)(&mut settings, definition.default)
+                .unwrap_or_else(|error| panic!("{}: {error}", definition.key));
+            assert_eq!(settings, defaults, "{}", definition.key);
+        }
+        assert_eq!(contradictions(&defaults), []);
+    }
+
+    #[test]
+    fn names_are_unique_and_follow_the_rule() {
+        let mut flags = BTreeSet::new();
+        let mut variables = BTreeSet::new();
+        for definition in DEFINITIONS {
+            assert!(flags.insert(definition.flag()), "{}", definition.key);
+            assert!(variables.insert(definition.environment()), "{}", definition.key);
+        }
+        let of = |key: &str| DEFINITIONS.iter().find(|definition| definition.key == key).unwrap();
+        assert_eq!(of("server.workers").flag(), "workers");
+        assert_eq!(of("server.workers").environment(), "WHARF_WORKERS");
+        assert_eq!(of("limits.frame_bytes_max").flag(), "limits-frame-bytes-max");
+        let variable = of("limits.frame_bytes_max").environment();
+        assert_eq!(variable, "WHARF_LIMITS_FRAME_BYTES_MAX");
+    }
+
+    #[test]
+    fn every_row_explains_itself() {
+        for definition in DEFINITIONS {
+            assert!(definition.help().ends_with('.'), "{}: help", definition.key);
+            assert!(definition.reason.ends_with('.'), "{}: reason", definition.key);
+            assert!(
+                definition.ranges.is_empty() || !definition.unit.is_empty(),
+                "{}: a number without a unit",
+                definition.key
+            );
+        }
+    }
+
+    #[test]
+    fn limits_that_do_not_go_together_are_found() {
+        let mut settings = Settings::default();
+        settings.limits.send_queue_bytes_max = Bytes(4096);
+        let keys: Vec<_> = contradictions(&settings).into_iter().map(|found| found.0).collect();
+        assert_eq!(keys, ["limits.send_queue_bytes_soft", "limits.frame_bytes_max"]);
+    }
+}
