@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use crate::network;
+use crate::load;
 use crate::settings::{Bytes, Engine, Framing, parse_value};
 
 /// What to load and how hard.
@@ -44,6 +44,6 @@ pub(crate) struct Options {
 
 /// Runs the load; fails if any byte that came back was wrong.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let is_right = network::bench_echo(options)?;
+    let is_right = load::run(options)?;
     Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,6 +13,7 @@ mod cli;
 mod descriptors;
 mod doctor;
 mod generate;
+mod load;
 mod logging;
 mod network;
 mod serve;

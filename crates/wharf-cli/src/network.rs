@@ -1,10 +1,17 @@
-//! The one file that names the network library: what serving, loading and the doctor need of it.
+//! From settings to a running server, and the echo that it serves.
 
-use anyhow::{Result, bail};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use wharf::framing::AnyFraming;
+use wharf::port::{self, EngineInfo, Keepalive, ListenOptions, SocketOptions};
+use wharf::{Context, Frame, Handler, Limits, Server, drain_on_signal};
 
 use crate::announce::Serving;
-use crate::bench;
-use crate::settings::Settings;
+use crate::descriptors;
+use crate::settings::{EchoListener, Engine, Framing, Settings};
 
 /// A server that has started.
 pub(crate) struct Running {
@@ -14,20 +21,176 @@ pub(crate) struct Running {
     pub(crate) join: Box<dyn FnOnce() -> Result<()>>,
 }
 
+/// Starts a server: all listeners are bound and accept when this returns. `descriptors` is how many
+/// sockets and files the process may open, where the system limits them.
+pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Running> {
+    let ignored = Arc::new(AtomicU64::new(0));
+    let mut builder = Server::builder()
+        .workers(settings.server.workers.count())
+        .port(port_config(settings))
+        .sockets(listen_options(settings))
+        .limits(limits(settings)?)
+        .max_sessions(max_sessions(settings, descriptors));
+    for listener in &settings.server.echo {
+        let framing = any_framing(listener.framing);
+        let only_echo_id = listener.framing == Framing::Study;
+        let ignored = Arc::clone(&ignored);
+        builder = builder.listen(listener.address, framing, move || Echo {
+            only_echo_id,
+            ignored: Arc::clone(&ignored),
+        });
+    }
+    let handle = builder.start()?;
+    drain_on_signal(&handle, settings.server.drain_timeout)?;
+    let listeners = settings.server.echo.iter().zip(handle.local_addrs());
+    let echo = listeners
+        .map(|(listener, &address)| EchoListener { address, ..listener.clone() })
+        .collect();
+    let engine = &handle.engines()[0];
+    let serving = Serving {
+        engine: engine.engine.to_string(),
+        engine_detail: engine_detail(engine),
+        echo,
+        workers: handle.engines().len(),
+    };
+    let join = Box::new(move || {
+        let report = handle.join()?;
+        let stats = report.stats;
+        tracing::info!(
+            accepted = stats.accepted,
+            frames_received = stats.frames_received,
+            frames_sent = stats.frames_sent,
+            frames_ignored = ignored.load(Ordering::Relaxed),
+            sends = stats.sends,
+            system_calls = stats.system_calls,
+            bytes_lost = stats.bytes_lost,
+            "drained"
+        );
+        Ok(())
+    });
+    Ok(Running { serving, join })
+}
+
+/// Returns every frame, or, in the `study` format, those with the packet id of an echo.
+struct Echo {
+    only_echo_id: bool,
+    ignored: Arc<AtomicU64>,
+}
+
+impl Handler for Echo {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> wharf::Result {
+        if self.only_echo_id && frame.id() != STUDY_ECHO_ID {
+            self.ignored.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        cx.send_packet(frame.id(), frame.body())?;
+        Ok(())
+    }
+}
+
+/// The packet id that the `study` format echoes; others are for a logic that is not there.
+pub(crate) const STUDY_ECHO_ID: u32 = 1;
+
+/// The library's framing of this name.
+pub(crate) fn any_framing(framing: Framing) -> AnyFraming {
+    framing.to_string().parse().expect("the program offers the library's framings by their names")
+}
+
+/// The library's engine of this name.
+pub(crate) fn engine_choice(engine: Engine) -> port::EngineChoice {
+    engine.to_string().parse().expect("the program offers the library's engines by their names")
+}
+
+fn port_config(settings: &Settings) -> port::Config {
+    port::Config {
+        engine: engine_choice(settings.server.engine),
+        receive_buffers: u16::try_from(settings.port.receive_buffers)
+            .expect("the settings allow no more"),
+        receive_buffer_bytes: small(settings.port.receive_buffer_bytes.0),
+        spin: Duration::from_micros(settings.server.spin_us.into()),
+        ..port::Config::default()
+    }
+}
+
+fn listen_options(settings: &Settings) -> ListenOptions {
+    let sockets = &settings.sockets;
+    let system_if_zero = |bytes: u64| (bytes > 0).then(|| small(bytes) as usize);
+    ListenOptions {
+        backlog: sockets.backlog,
+        socket: SocketOptions {
+            nodelay: sockets.nodelay,
+            keepalive: sockets.keepalive.then_some(Keepalive {
+                idle: sockets.keepalive_idle,
+                interval: sockets.keepalive_interval,
+                probes: sockets.keepalive_probes,
+            }),
+            user_timeout: (!sockets.user_timeout.is_zero()).then_some(sockets.user_timeout),
+            receive_buffer_bytes: system_if_zero(sockets.receive_buffer.0),
+            send_buffer_bytes: system_if_zero(sockets.send_buffer.0),
+            source: None,
+        },
+    }
+}
+
+fn limits(settings: &Settings) -> Result<Limits> {
+    let limits = &settings.limits;
+    Ok(Limits {
+        frame_bytes_max: usize::try_from(limits.frame_bytes_max.0)?,
+        first_frame_timeout: (!limits.first_frame_timeout.is_zero())
+            .then_some(limits.first_frame_timeout),
+        send_queue_bytes_soft: usize::try_from(limits.send_queue_bytes_soft.0)?,
+        send_queue_bytes_max: usize::try_from(limits.send_queue_bytes_max.0)?,
+        close_flush_timeout: limits.close_flush_timeout,
+        linger_timeout: limits.linger_timeout,
+        linger_bytes_max: usize::try_from(limits.linger_bytes_max.0)?,
+        receive_credit_bytes: small(settings.port.receive_credit_bytes.0),
+    })
+}
+
+/// No more sessions than there are descriptors for: a connection that is refused knows it at once,
+/// one that waits for a descriptor does not.
+fn max_sessions(settings: &Settings, descriptors: Option<u64>) -> usize {
+    let wanted = settings.server.max_sessions;
+    let room = descriptors.map_or(u64::MAX, |all| all.saturating_sub(descriptors::RESERVED).max(1));
+    let sessions = u32::try_from(room).map_or(wanted, |room| room.min(wanted));
+    if sessions < wanted {
+        tracing::warn!(
+            sessions,
+            wanted,
+            "fewer sessions than set: the descriptor limit allows no more"
+        );
+    }
+    sessions as usize
+}
+
+/// A size that the settings keep below 4 GiB.
+fn small(bytes: u64) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// The engine as people are told it.
+pub(crate) fn engine_detail(info: &EngineInfo) -> String {
+    let name = match info.engine {
+        port::Engine::Uring => "io_uring",
+        port::Engine::Iocp => "IOCP",
+        port::Engine::Poll | port::Engine::Sim => info.engine.name(),
+    };
+    match &info.fell_back {
+        Some(reason) => format!("{name} ({}; fallback from {reason})", info.detail),
+        None => format!("{name} ({})", info.detail),
+    }
+}
+
 /// One engine: its name and what it offers here, or why it cannot be used.
 pub(crate) type EngineProbe = (String, Result<String, String>);
 
-/// Starts a server: all listeners are bound and accept when this returns.
-pub(crate) fn start(_settings: &Settings) -> Result<Running> {
-    bail!("this build of wharf has no network library")
-}
-
-/// Runs the echo load; whether every byte that came back was right.
-pub(crate) fn bench_echo(_options: &bench::Options) -> Result<bool> {
-    bail!("this build of wharf has no network library")
-}
-
 /// Tries every engine that this build has.
 pub(crate) fn probe_engines() -> Vec<EngineProbe> {
-    Vec::new()
+    let result = |result: std::io::Result<EngineInfo>| match result {
+        Ok(info) => Ok(info.detail),
+        Err(error) => Err(error.to_string()),
+    };
+    port::probe().into_iter().map(|(engine, probed)| (engine.to_string(), result(probed))).collect()
 }

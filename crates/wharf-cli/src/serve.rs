@@ -22,7 +22,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
         }
     };
     let allowed = limit.and_then(|limit| limit.soft);
-    let running = network::start(settings)?;
+    let running = network::start(settings, allowed)?;
     eprint!("{}", announce::banner(&running.serving, settings, allowed));
     let mut output = io::stdout().lock();
     writeln!(output, "{}", announce::ready_line(&running.serving, std::process::id()))

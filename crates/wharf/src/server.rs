@@ -282,8 +282,9 @@ impl Builder {
         {
             source.limits.validate()?;
         }
-        if self.max_sessions == 0 || self.max_sessions > SessionId::SLOT_MAX as usize {
-            return refuse(format!("max_sessions must be between 1 and {}", SessionId::SLOT_MAX));
+        let slots = SessionId::SLOT_MAX as usize + 1;
+        if self.max_sessions == 0 || self.max_sessions > slots {
+            return refuse(format!("max_sessions must be between 1 and {slots}"));
         }
         match self.workers.unwrap_or_else(processors) {
             workers @ 1..=256 => Ok(workers),
