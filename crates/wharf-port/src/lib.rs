@@ -39,6 +39,8 @@
 mod memory;
 
 mod buffer;
+#[cfg(unix)]
+mod clock;
 mod config;
 pub mod contract;
 mod inbox;
