@@ -51,6 +51,14 @@ impl<T> Slots<T> {
         if slot.generation == socket.generation { slot.value.as_mut() } else { None }
     }
 
+    /// The socket that has this slot at present.
+    #[cfg(unix)]
+    #[inline]
+    pub(crate) fn at(&self, slot: u32) -> Option<Socket> {
+        let entry = self.slots.get(slot as usize)?;
+        entry.value.as_ref().map(|_| Socket { slot, generation: entry.generation })
+    }
+
     /// Takes the value out; the slot's generation changes. A slot whose generations are spent is
     /// not used again.
     pub(crate) fn remove(&mut self, socket: Socket) -> Option<T> {
