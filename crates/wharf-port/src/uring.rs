@@ -1,15 +1,511 @@
-//! io_uring.
+//! io_uring: operations go into one ring, completions come out of it, and a turn costs one system
+//! call.
+//!
+//! Needs Linux 6.1, the first with deferred task work. Newer features are found out by a probe that
+//! really sends and receives, and each has a fallback and a switch ([`UringConfig`]).
+//!
+//! The kernel is shown only memory that lives elsewhere than in the table of sockets and stays until
+//! the operation's final completion (P2): frames and receive buffers behind reference counts, boxed
+//! addresses, message headers from a list. An operation is named by kind, slot and generation
+//! ([`record::Key`]), never by its descriptor.
+//!
+//! [`UringConfig`]: crate::UringConfig
 
-use std::io;
+mod buf_ring;
+mod complete;
+mod explain;
+mod probe;
+mod record;
+mod ring;
+mod teardown;
 
-use crate::{config::Config, contract::CompletionPort};
+pub(crate) use self::buf_ring::BufRing;
 
-pub(crate) fn open(_config: &Config) -> io::Result<Box<dyn CompletionPort>> {
-    Err(io::Error::from(io::ErrorKind::Unsupported))
+use std::{
+    collections::VecDeque,
+    io,
+    net::{Shutdown, SocketAddr},
+    os::fd::{AsRawFd, FromRawFd},
+    ptr::NonNull,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use io_uring::{opcode, types::CancelBuilder, types::Fd};
+
+use self::{
+    record::{
+        Connecting, Inbound, Key, Kind, Outbound, Place, Record, SLOTS_MAX, SendHeader, Stop,
+    },
+    ring::Ring,
+};
+use crate::{
+    buffer::{BufferPool, FreeList, Gather, RecvPool},
+    clock,
+    config::{Config, SecondSend},
+    contract::{
+        AcceptEnd, Close, CompletionPort, Counts, Done, Engine, EngineInfo, Op, Outcome,
+        ReceiveEnd, SendError, Socket, Time, Token,
+    },
+    operation::Slots,
+    socket::{Listening, SocketOptions, Stream, UnboundListener, UnboundSocket, connecting_socket},
+    wake::{Kick, WakeFlag, Waker},
+};
+
+/// Opens a port on a ring of its own, for the calling thread.
+///
+/// # Errors
+/// There is no io_uring for us here, in words; or it does not do what it says.
+pub(crate) fn open(config: &Config) -> io::Result<Box<dyn CompletionPort>> {
+    Ok(Box::new(UringPort::open(config)?))
 }
 
-pub(crate) struct BufRing;
+struct UringPort {
+    ring: Ring,
+    records: Slots<Record>,
+    pool: Rc<RecvPool>,
+    buffers: BufferPool,
+    /// Message headers that no send uses.
+    headers: Vec<SendHeader>,
+    /// Receives that found no buffer, longest first. An entry whose number is no longer the
+    /// record's is out of date.
+    parked: VecDeque<(Socket, u64)>,
+    parked_total: u64,
+    parked_now: usize,
+    /// Final completions that do not come from the kernel, for the next wait (P4).
+    ready: Vec<Ready>,
+    wake: Wake,
+    info: EngineInfo,
+    settings: Settings,
+    /// Operations submitted and not yet delivered as final.
+    in_flight: usize,
+    /// Operations that the kernel has: it may still write to what they own.
+    in_kernel: usize,
+    buffer_shortages: u64,
+    stale_completions: u64,
+}
 
-impl BufRing {
-    pub(crate) fn provide(&self, _address: *mut u8, _len: usize, _id: u16) {}
+struct Settings {
+    receive_cap: bool,
+    second_send: SecondSend,
+    spin: Duration,
+    drop_deadline: Duration,
+}
+
+/// The eventfd that other threads write to when this one sleeps, and where the kernel puts what it
+/// read from it.
+struct Wake {
+    flag: Arc<WakeFlag>,
+    event: Arc<std::fs::File>,
+    value: NonNull<u64>,
+}
+
+/// A final completion that the port itself makes.
+enum Ready {
+    Ended(Socket),
+    Refused(Token, Gather),
+}
+
+impl UringPort {
+    fn open(config: &Config) -> io::Result<Self> {
+        let ring = Ring::new(!config.spin.is_zero())?;
+        let free = FreeList::Ring(BufRing::new(config.receive_buffers)?);
+        let bytes = config.receive_buffer_bytes as usize;
+        let pool = RecvPool::new(config.receive_buffers, bytes, config.guard_pages, free);
+        let buffer_ring = pool.ring().expect("made with one, above");
+        // SAFETY: the port unregisters the ring before it lets go of the pool, or leaks it (P8).
+        unsafe { ring.register_buffers(buffer_ring) }
+            .map_err(|error| explain::with_text(error, "no ring of buffers".to_owned()))?;
+        let restricted = if config.uring.restrict_opcodes {
+            match ring.restrict() {
+                Ok(()) => "opcodes restricted".to_owned(),
+                Err(error) => format!("opcodes not restricted ({error})"),
+            }
+        } else {
+            "opcodes not restricted".to_owned()
+        };
+        let mut port = Self {
+            ring,
+            records: Slots::new(),
+            pool,
+            buffers: BufferPool::new(config.guard_pages),
+            headers: Vec::new(),
+            parked: VecDeque::new(),
+            parked_total: 0,
+            parked_now: 0,
+            ready: Vec::new(),
+            wake: Wake::new()?,
+            info: EngineInfo { engine: Engine::Uring, detail: String::new(), fell_back: None },
+            settings: Settings {
+                receive_cap: false,
+                second_send: config.second_send,
+                spin: config.spin,
+                drop_deadline: config.drop_deadline,
+            },
+            in_flight: 0,
+            in_kernel: 0,
+            buffer_shortages: 0,
+            stale_completions: 0,
+        };
+        port.ring.enable()?;
+        let cap = probe::run(&mut port.ring, &port.pool, config.uring.receive_cap)?;
+        port.settings.receive_cap = cap;
+        let (version, cap) = (explain::kernel_version(), if cap { "on" } else { "off" });
+        port.info.detail = format!("kernel {version}, probe ok, receive cap {cap}, {restricted}");
+        port.arm_wake();
+        Ok(port)
+    }
+
+    fn insert(&mut self, socket: socket2::Socket) -> Socket {
+        let id = self.records.insert(Record::new(socket));
+        assert!(id.slot < SLOTS_MAX, "fewer than 2^28 sockets");
+        id
+    }
+
+    #[inline]
+    fn record(&mut self, socket: Socket) -> &mut Record {
+        self.records.get_mut(socket).expect("a socket of this port that is not closed")
+    }
+
+    fn submit_inbound(&mut self, socket: Socket, kind: Kind, credit_bytes: u32, token: Token) {
+        let record = self.record(socket);
+        assert!(record.inbound.is_none(), "one receive or accept at a time on a socket (P5)");
+        let (place, stop) = (Place::Kernel, Stop::No);
+        record.inbound = Some(Inbound { token, credit_bytes, kind, place, stop });
+        self.in_flight += 1;
+        self.arm_inbound(socket);
+    }
+
+    /// Hands the socket's streaming operation to the kernel.
+    #[inline]
+    fn arm_inbound(&mut self, socket: Socket) {
+        let record = self.records.get_mut(socket).expect("armed by its owner");
+        let fd = record.fd();
+        let inbound = record.inbound.as_mut().expect("armed while in flight");
+        inbound.place = Place::Kernel;
+        let entry = inbound.entry(fd, self.settings.receive_cap);
+        let entry = entry.user_data(Key::new(inbound.kind, socket).user_data());
+        self.in_kernel += 1;
+        // SAFETY: the entry points to nothing; buffers come from the registered ring, whose memory
+        // the port keeps (P2).
+        unsafe { self.ring.push(&entry) };
+    }
+
+    fn submit_connect(&mut self, socket: Socket, address: SocketAddr, token: Token) {
+        let record = self.record(socket);
+        assert!(record.connecting.is_none(), "one connect at a time on a socket");
+        let connecting = Box::new(Connecting { token, address: address.into(), cancelled: false });
+        let address = &connecting.address;
+        let entry = opcode::Connect::new(record.fd(), address.as_ptr().cast(), address.len())
+            .build()
+            .user_data(Key::new(Kind::Connect, socket).user_data());
+        record.connecting = Some(connecting);
+        self.in_flight += 1;
+        self.in_kernel += 1;
+        // SAFETY: the address lies in a box that the record keeps until the completion (P2, I2).
+        unsafe { self.ring.push(&entry) };
+    }
+
+    #[inline]
+    fn submit_send(&mut self, socket: Socket, gather: Gather, token: Token) {
+        assert!(!gather.is_empty(), "a send has something to send");
+        self.in_flight += 1;
+        if self.record(socket).outbound.is_some() {
+            match self.settings.second_send {
+                SecondSend::Panic => panic!("one send at a time on a socket (P5)"),
+                SecondSend::Refuse => return self.ready.push(Ready::Refused(token, gather)),
+            }
+        }
+        self.record(socket).outbound =
+            Some(Outbound { token, gather, sent_bytes: 0, header: None, cancelled: false });
+        self.arm_send(socket);
+    }
+
+    /// Hands what is left of the socket's send to the kernel.
+    #[inline]
+    fn arm_send(&mut self, socket: Socket) {
+        let record = self.records.get_mut(socket).expect("armed by its owner");
+        let fd = record.fd();
+        let outbound = record.outbound.as_mut().expect("armed while in flight");
+        let entry = outbound.entry(fd, &mut self.headers);
+        let entry = entry.user_data(Key::new(Kind::Send, socket).user_data());
+        self.in_kernel += 1;
+        // SAFETY: frames and header belong to the record, and lie outside it at fixed addresses,
+        // until the final completion (P2, I2); nobody writes to a frame.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    /// Asks the kernel to end an operation; its final completion says how that went (U2).
+    fn push_cancel(&mut self, kind: Kind, socket: Socket) {
+        let target = CancelBuilder::user_data(Key::new(kind, socket).user_data());
+        let entry = opcode::AsyncCancel2::new(target)
+            .build()
+            .user_data(Key::new(Kind::Cancel, socket).user_data());
+        // SAFETY: the entry points to nothing.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    /// Tells the socket's streaming operation to stop.
+    fn stop_inbound(&mut self, socket: Socket, stop: Stop) {
+        let record = self.records.get_mut(socket).expect("looked up by the caller");
+        let Some(inbound) = &mut record.inbound else { return };
+        let kind = inbound.kind;
+        let told_already = inbound.stop != Stop::No;
+        if !told_already || stop == Stop::Cancel {
+            inbound.stop = stop;
+        }
+        match inbound.place {
+            Place::Kernel if !told_already => self.push_cancel(kind, socket),
+            Place::Parked(_) => {
+                inbound.place = Place::Ended;
+                self.parked_now -= 1;
+                self.ready.push(Ready::Ended(socket));
+            }
+            Place::Kernel | Place::Ended => {}
+        }
+    }
+
+    fn arm_wake(&mut self) {
+        let read = opcode::Read::new(
+            Fd(self.wake.event.as_raw_fd()),
+            self.wake.value.as_ptr().cast(),
+            size_of::<u64>() as u32,
+        );
+        let entry = read.build().user_data(Key::without_socket(Kind::Wake).user_data());
+        self.in_kernel += 1;
+        // SAFETY: the value is boxed, nobody else looks at it, and it is freed only when this read
+        // is over (P8).
+        unsafe { self.ring.push(&entry) };
+    }
+
+    /// Arms receives that wait for a buffer: the longest waiting first, and never more than there
+    /// are free buffers.
+    fn unpark(&mut self) {
+        let mut free = self.pool.free();
+        while free > 0 {
+            let Some((socket, number)) = self.parked.pop_front() else { return };
+            let inbound = self.records.get(socket).and_then(|record| record.inbound.as_ref());
+            if inbound.is_some_and(|inbound| inbound.place == Place::Parked(number)) {
+                self.parked_now -= 1;
+                free -= 1;
+                self.arm_inbound(socket);
+            }
+        }
+    }
+
+    /// Delivers the final completions that the port made itself.
+    fn deliver_ready(&mut self, done: &mut Vec<Done>) {
+        for ready in self.ready.drain(..) {
+            self.in_flight -= 1;
+            done.push(match ready {
+                Ready::Refused(token, gather) => {
+                    let result = Err(SendError::AlreadyInFlight);
+                    Done { token, outcome: Outcome::Sent { gather, result } }
+                }
+                Ready::Ended(socket) => {
+                    let record = self.records.get_mut(socket).expect("in flight until now");
+                    let inbound = record.inbound.take().expect("in flight until now");
+                    Done { token: inbound.token, outcome: inbound.stopped() }
+                }
+            });
+        }
+    }
+
+    /// Looks for completions until `until` without sleeping; true if there were some, or a wake-up.
+    fn spin(&mut self, until: Time, done: &mut Vec<Done>) -> io::Result<bool> {
+        let before = done.len();
+        self.ring.enter(0, None)?;
+        loop {
+            self.drain(done);
+            if done.len() > before || self.wake.flag.is_notified() {
+                return Ok(true);
+            }
+            while !self.ring.has_work() {
+                if self.wake.flag.is_notified() {
+                    return Ok(true);
+                }
+                if clock::now() >= until {
+                    return Ok(false);
+                }
+                std::hint::spin_loop();
+            }
+            self.ring.enter(0, None)?;
+        }
+    }
+
+    fn wait_for_kernel(
+        &mut self,
+        timeout: Option<Duration>,
+        done: &mut Vec<Done>,
+    ) -> io::Result<()> {
+        let mut timeout = timeout;
+        if !self.settings.spin.is_zero() && timeout != Some(Duration::ZERO) {
+            let start = clock::now();
+            let spin = timeout.map_or(self.settings.spin, |time| time.min(self.settings.spin));
+            if self.spin(start + spin, done)? {
+                return Ok(());
+            }
+            timeout = timeout.map(|time| time.saturating_sub(clock::now().since(start)));
+        }
+        let sleeps = timeout != Some(Duration::ZERO) && self.wake.flag.prepare_sleep();
+        self.ring.enter(u32::from(sleeps), timeout)?;
+        self.drain(done);
+        Ok(())
+    }
+}
+
+impl CompletionPort for UringPort {
+    fn adopt(&mut self, socket: UnboundSocket) -> io::Result<Socket> {
+        match socket.0 {
+            // Whether it blocks is found out when it matters: see `Record::made_blocking`.
+            Stream::Os(socket) => Ok(self.insert(socket)),
+            Stream::Sim(_) => Err(foreign("a simulated connection")),
+        }
+    }
+
+    fn adopt_listener(&mut self, listener: UnboundListener) -> io::Result<Socket> {
+        match listener.socket {
+            Listening::Os(socket) => Ok(self.insert(socket)),
+            Listening::Sim(_) => Err(foreign("a simulated listener")),
+        }
+    }
+
+    fn stream(&mut self, address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+        let socket = connecting_socket(address)?;
+        options.apply(&socket)?;
+        Ok(self.insert(socket))
+    }
+
+    #[inline]
+    fn submit(&mut self, op: Op, token: Token) {
+        match op {
+            Op::Send { socket, gather } => self.submit_send(socket, gather, token),
+            Op::Receive { socket, credit_bytes } => {
+                assert!(credit_bytes > 0, "a receive has credit");
+                self.submit_inbound(socket, Kind::Receive, credit_bytes, token);
+            }
+            Op::Accept { listener } => self.submit_inbound(listener, Kind::Accept, 0, token),
+            Op::Connect { socket, address } => self.submit_connect(socket, address, token),
+        }
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<Time> {
+        self.unpark();
+        // What is ready is not slept on, but the kernel gets its entries and is asked all the same.
+        let timeout = if self.ready.is_empty() { timeout } else { Some(Duration::ZERO) };
+        self.deliver_ready(done);
+        let waited = self.wait_for_kernel(timeout, done);
+        self.wake.flag.wake_up();
+        waited?;
+        Ok(clock::now())
+    }
+
+    fn pause(&mut self, socket: Socket) {
+        self.record(socket);
+        self.stop_inbound(socket, Stop::Pause);
+    }
+
+    fn cancel(&mut self, socket: Socket) {
+        let record = self.record(socket);
+        let send = record.outbound.as_mut().map(|outbound| &mut outbound.cancelled);
+        let send = send.is_some_and(|cancelled| !std::mem::replace(cancelled, true));
+        let connect = record.connecting.as_mut().map(|connecting| &mut connecting.cancelled);
+        let connect = connect.is_some_and(|cancelled| !std::mem::replace(cancelled, true));
+        if send {
+            self.push_cancel(Kind::Send, socket);
+        }
+        if connect {
+            self.push_cancel(Kind::Connect, socket);
+        }
+        self.stop_inbound(socket, Stop::Cancel);
+    }
+
+    fn shutdown_write(&mut self, socket: Socket) {
+        self.ring.count_system_call();
+        if let Err(error) = self.record(socket).socket.shutdown(Shutdown::Write) {
+            // Reset by the peer: there is nobody to tell.
+            tracing::debug!(%error, "no end of stream was sent");
+        }
+    }
+
+    fn close(&mut self, socket: Socket, how: Close) {
+        assert!(self.record(socket).is_idle(), "a socket is closed with nothing in flight (P7)");
+        let record = self.records.remove(socket).expect("looked up above");
+        if how == Close::Reset {
+            self.ring.count_system_call();
+            if let Err(error) = record.socket.set_linger(Some(Duration::ZERO)) {
+                tracing::debug!(%error, "a connection cannot be reset");
+            }
+        }
+        self.ring.count_system_call();
+        drop(record);
+    }
+
+    fn local_addr(&self, socket: Socket) -> io::Result<SocketAddr> {
+        let record = self.records.get(socket).expect("a socket of this port that is not closed");
+        crate::socket::inet(&record.socket.local_addr()?)
+    }
+
+    fn now(&self) -> Time {
+        clock::now()
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::new(Arc::clone(&self.wake.flag), Kick::EventFd(Arc::clone(&self.wake.event)))
+    }
+
+    fn buffers(&self) -> &BufferPool {
+        &self.buffers
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            operations_in_flight: self.in_flight,
+            buffers_lent: self.pool.lent(),
+            blocks_in_use: self.buffers.blocks_in_use(),
+            sockets: self.records.len(),
+            receives_parked: self.parked_now,
+            system_calls: self.ring.system_calls(),
+            buffer_shortages: self.buffer_shortages,
+            stale_completions: self.stale_completions,
+        }
+    }
+
+    fn engine(&self) -> &EngineInfo {
+        &self.info
+    }
+}
+
+impl Inbound {
+    /// The final completion of an operation that was told to stop.
+    fn stopped(&self) -> Outcome {
+        let cancelled = self.stop == Stop::Cancel;
+        match self.kind {
+            Kind::Accept if cancelled => Outcome::AcceptEnded(AcceptEnd::Cancelled),
+            Kind::Accept => Outcome::AcceptEnded(AcceptEnd::Paused),
+            _ if cancelled => Outcome::ReceiveEnded(ReceiveEnd::Cancelled),
+            _ if self.stop == Stop::CreditSpent => Outcome::ReceiveEnded(ReceiveEnd::CreditSpent),
+            _ => Outcome::ReceiveEnded(ReceiveEnd::Paused),
+        }
+    }
+}
+
+impl Wake {
+    fn new() -> io::Result<Self> {
+        // Blocking: the ring waits for it, and a write would block only after 2^64 wake-ups.
+        // SAFETY: eventfd(2) has no preconditions.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor, which nobody else owns.
+        let event = Arc::new(unsafe { std::fs::File::from_raw_fd(fd) });
+        let value = NonNull::from(Box::leak(Box::new(0)));
+        Ok(Self { flag: WakeFlag::new(), event, value })
+    }
+}
+
+fn foreign(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{what} cannot be on an io_uring port"))
 }

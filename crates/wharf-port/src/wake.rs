@@ -107,6 +107,13 @@ impl WakeFlag {
         self.state.compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Whether a wake-up has been asked for; for a thread that looks for work before it sleeps.
+    #[cfg(target_os = "linux")]
+    #[inline]
+    pub(crate) fn is_notified(&self) -> bool {
+        self.state.load(Ordering::Acquire) == NOTIFIED
+    }
+
     /// Called by the port's thread after it has waited, whether it slept or not.
     #[inline]
     pub(crate) fn wake_up(&self) {

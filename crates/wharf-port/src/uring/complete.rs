@@ -1,0 +1,302 @@
+//! What a completion of the kernel means: the second half of the hot path.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
+
+use io_uring::cqueue;
+
+use super::{
+    UringPort,
+    record::{Inbound, Key, Kind, Outbound, Place, SendHeader, Stop},
+};
+use crate::{
+    buffer::RecvBuffer,
+    contract::{AcceptEnd, Done, Outcome, ReceiveEnd, SendError, Socket},
+    socket::{Stream, UnboundSocket},
+};
+
+/// A completion, read out of the queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completion {
+    pub(super) user_data: u64,
+    pub(super) result: i32,
+    /// The kernel will say more about this operation.
+    pub(super) more: bool,
+    /// The receive buffer that the kernel took.
+    pub(super) buffer: Option<u16>,
+}
+
+impl Completion {
+    #[inline]
+    pub(super) fn read(entry: &cqueue::Entry) -> Self {
+        let flags = entry.flags();
+        Self {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            more: cqueue::more(flags),
+            buffer: cqueue::buffer_select(flags),
+        }
+    }
+}
+
+/// What follows from a completion that ended the kernel's part of an operation.
+enum Next {
+    /// The kernel gets it again.
+    Rearm,
+    /// It waits for a buffer.
+    Park,
+    /// The caller is told that it is over.
+    End(Outcome),
+}
+
+impl UringPort {
+    /// Turns every completion that is there into `Done`s.
+    #[inline]
+    pub(super) fn drain(&mut self, done: &mut Vec<Done>) {
+        loop {
+            let mut batch = [const { MaybeUninit::uninit() }; 64];
+            let reaped = self.ring.reap(&mut batch);
+            for entry in reaped {
+                self.complete(Completion::read(entry), done);
+            }
+            if reaped.len() < 64 {
+                return;
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn complete(&mut self, completion: Completion, done: &mut Vec<Done>) {
+        let Some(Key { kind, socket }) = Key::from_user_data(completion.user_data) else {
+            return self.discard(completion);
+        };
+        if !self.is_current(kind, socket) {
+            return self.discard(completion);
+        }
+        if !completion.more {
+            self.in_kernel -= usize::from(kind != Kind::Cancel);
+        }
+        match kind {
+            Kind::Receive => self.on_receive(socket, completion, done),
+            Kind::Send => self.on_send(socket, completion.result, done),
+            Kind::Accept => self.on_accept(socket, completion, done),
+            Kind::Connect => self.on_connect(socket, completion.result, done),
+            Kind::Cancel => {} // the target's completion is what counts (U2)
+            Kind::Wake => self.arm_wake(),
+            Kind::Probe => unreachable!("never current"),
+        }
+    }
+
+    /// Whether an operation of this kind is in the kernel for this very socket.
+    #[inline]
+    pub(super) fn is_current(&self, kind: Kind, socket: Socket) -> bool {
+        let record = || self.records.get(socket);
+        match kind {
+            Kind::Receive | Kind::Accept => {
+                let inbound = record().and_then(|record| record.inbound.as_ref());
+                inbound.is_some_and(|it| it.kind == kind && it.place == Place::Kernel)
+            }
+            Kind::Send => record().is_some_and(|record| record.outbound.is_some()),
+            Kind::Connect => record().is_some_and(|record| record.connecting.is_some()),
+            Kind::Cancel | Kind::Wake => true,
+            Kind::Probe => false,
+        }
+    }
+
+    /// Takes in what a completion brings that belongs to nothing any more (U26).
+    #[cold]
+    pub(super) fn discard(&mut self, completion: Completion) {
+        self.stale_completions += 1;
+        self.consume(completion);
+    }
+
+    /// Gives back the buffer, or closes the connection, that a completion brings.
+    pub(super) fn consume(&mut self, completion: Completion) {
+        if let Some(id) = completion.buffer {
+            self.pool.give_back(id);
+        }
+        let kind = Key::from_user_data(completion.user_data).map(|key| key.kind);
+        if kind == Some(Kind::Accept) && completion.result >= 0 {
+            self.ring.count_system_call();
+            drop(accepted(completion.result));
+        }
+    }
+
+    #[inline]
+    fn on_receive(&mut self, socket: Socket, completion: Completion, done: &mut Vec<Done>) {
+        let record = self.records.get_mut(socket).expect("current");
+        let inbound = record.inbound.as_mut().expect("current");
+        if let Some(id) = completion.buffer {
+            if completion.result > 0 {
+                let len = completion.result as usize;
+                let buffer = RecvBuffer::lend(&self.pool, id, len);
+                inbound.credit_bytes = inbound.credit_bytes.saturating_sub(len as u32);
+                done.push(Done { token: inbound.token, outcome: Outcome::Received(buffer) });
+            } else {
+                self.pool.give_back(id);
+            }
+        }
+        if completion.more {
+            if inbound.credit_bytes == 0 {
+                // This kernel does not stop by itself at the credit (P9).
+                self.stop_inbound(socket, Stop::CreditSpent);
+            }
+            return;
+        }
+        let next = inbound.receive_over(completion.result);
+        self.inbound_over(socket, next, completion.result, done);
+    }
+
+    fn on_accept(&mut self, socket: Socket, completion: Completion, done: &mut Vec<Done>) {
+        let record = self.records.get_mut(socket).expect("current");
+        let inbound = record.inbound.as_mut().expect("current");
+        if completion.result >= 0 {
+            let accepted = UnboundSocket(Stream::Os(accepted(completion.result).into()));
+            done.push(Done { token: inbound.token, outcome: Outcome::Accepted(accepted) });
+        }
+        if completion.more {
+            return;
+        }
+        let next = match (-completion.result, inbound.stop) {
+            (..=0 | libc::ECANCELED | libc::EINTR, Stop::No) => Next::Rearm,
+            (..=0 | libc::ECANCELED | libc::EINTR, _) => Next::End(inbound.stopped()),
+            (code, _) => Next::End(Outcome::AcceptEnded(AcceptEnd::Failed(error(code)))),
+        };
+        self.inbound_over(socket, next, completion.result, done);
+    }
+
+    /// The kernel has let go of a streaming operation.
+    #[inline]
+    fn inbound_over(&mut self, socket: Socket, next: Next, result: i32, done: &mut Vec<Done>) {
+        if result == -libc::EAGAIN && self.retry_blocking(socket) {
+            let record = self.records.get_mut(socket).expect("current");
+            let inbound = record.inbound.as_mut().expect("current");
+            if inbound.stop == Stop::No {
+                return self.arm_inbound(socket);
+            }
+            let outcome = inbound.stopped();
+            return self.end_inbound(socket, outcome, done);
+        }
+        match next {
+            Next::Rearm => self.arm_inbound(socket),
+            Next::Park => self.park(socket),
+            Next::End(outcome) => self.end_inbound(socket, outcome, done),
+        }
+    }
+
+    fn end_inbound(&mut self, socket: Socket, outcome: Outcome, done: &mut Vec<Done>) {
+        let record = self.records.get_mut(socket).expect("current");
+        let inbound = record.inbound.take().expect("current");
+        self.in_flight -= 1;
+        done.push(Done { token: inbound.token, outcome });
+    }
+
+    fn park(&mut self, socket: Socket) {
+        self.buffer_shortages += 1;
+        self.parked_total += 1;
+        self.parked_now += 1;
+        let record = self.records.get_mut(socket).expect("current");
+        record.inbound.as_mut().expect("current").place = Place::Parked(self.parked_total);
+        self.parked.push_back((socket, self.parked_total));
+    }
+
+    #[inline]
+    fn on_send(&mut self, socket: Socket, result: i32, done: &mut Vec<Done>) {
+        let record = self.records.get_mut(socket).expect("current");
+        let outbound = record.outbound.as_mut().expect("current");
+        let end = if result > 0 {
+            outbound.sent_bytes += result as usize;
+            match outbound.cancelled {
+                _ if outbound.sent_bytes == outbound.gather.bytes() => Ok(()),
+                true => Err(SendError::Cancelled),
+                false => return self.arm_send(socket), // a partial send
+            }
+        } else {
+            match (-result, outbound.cancelled) {
+                (libc::ECANCELED | libc::EINTR, true) => Err(SendError::Cancelled),
+                (libc::ECANCELED | libc::EINTR, false) => return self.arm_send(socket),
+                (libc::EAGAIN, cancelled) if self.retry_blocking(socket) => {
+                    if !cancelled {
+                        return self.arm_send(socket);
+                    }
+                    Err(SendError::Cancelled)
+                }
+                (0, _) => Err(SendError::Failed(io::ErrorKind::WriteZero.into())),
+                (code, _) => Err(SendError::Failed(error(code))),
+            }
+        };
+        self.end_send(socket, end, done);
+    }
+
+    #[inline]
+    fn end_send(&mut self, socket: Socket, result: Result<(), SendError>, done: &mut Vec<Done>) {
+        let record = self.records.get_mut(socket).expect("current");
+        let Outbound { token, gather, header, .. } = record.outbound.take().expect("current");
+        if let Some(header) = header.filter(|_| self.headers.len() < HEADERS_KEPT_MAX) {
+            self.headers.push(header);
+        }
+        self.in_flight -= 1;
+        done.push(Done { token, outcome: Outcome::Sent { gather, result } });
+    }
+
+    fn on_connect(&mut self, socket: Socket, result: i32, done: &mut Vec<Done>) {
+        let record = self.records.get_mut(socket).expect("current");
+        let connecting = record.connecting.take().expect("current");
+        self.in_flight -= 1;
+        let connected = match -result {
+            ..=0 => Ok(()),
+            libc::EINTR if connecting.cancelled => Err(error(libc::ECANCELED)),
+            code => Err(error(code)),
+        };
+        done.push(Done { token: connecting.token, outcome: Outcome::Connected(connected) });
+    }
+
+    /// After `EAGAIN`, which io_uring says only of a descriptor with `O_NONBLOCK`: takes that off.
+    /// False if it was off already, so that this is an error like any other. (Finding out on
+    /// adoption would cost every accepted socket a system call.)
+    #[cold]
+    fn retry_blocking(&mut self, socket: Socket) -> bool {
+        self.ring.count_system_call();
+        let record = self.records.get_mut(socket).expect("current");
+        record.make_blocking().unwrap_or(false)
+    }
+}
+
+impl Inbound {
+    /// What follows when the kernel has ended a receive with this result.
+    #[inline]
+    fn receive_over(&self, result: i32) -> Next {
+        let told_to_stop = self.stop != Stop::No;
+        match -result {
+            ..0 if self.credit_bytes == 0 => {
+                Next::End(Outcome::ReceiveEnded(ReceiveEnd::CreditSpent))
+            }
+            0 => Next::End(Outcome::ReceiveEnded(ReceiveEnd::EndOfStream)),
+            ..0 | libc::ENOBUFS | libc::ECANCELED | libc::EINTR if told_to_stop => {
+                Next::End(self.stopped())
+            }
+            libc::ENOBUFS => Next::Park,
+            ..0 | libc::ECANCELED | libc::EINTR => Next::Rearm,
+            code => Next::End(Outcome::ReceiveEnded(ReceiveEnd::Failed(error(code)))),
+        }
+    }
+}
+
+/// Takes ownership of a descriptor that multishot accept has made.
+fn accepted(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made this descriptor for us and says so once (P1): nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[inline]
+fn error(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+/// Message headers that are kept for later sends; a kilobyte each.
+const HEADERS_KEPT_MAX: usize = 1024;
+
+const _: () = assert!(size_of::<SendHeader>() == size_of::<usize>());
