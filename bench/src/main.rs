@@ -1,0 +1,88 @@
+//! Echo servers compared with wharf on pinned cores: `wharf-bench echo`.
+//!
+//! `peer`, `load` and `distance` are its parts; each also works alone.
+
+mod buffer_ring;
+mod cell;
+mod child;
+mod compare;
+mod contestant;
+mod load;
+mod machine;
+mod peer;
+mod syscalls;
+mod table;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about = "Compares echo servers with wharf on pinned cores")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Alternate all contestants over several rounds; print medians, spread and ratios
+    Echo(compare::EchoArgs),
+    /// Serve as one of the peers, pinned to a core
+    Peer {
+        /// Which one
+        #[arg(value_enum)]
+        peer: peer::Peer,
+        /// Where to listen; port 0 picks a free one
+        addr: SocketAddr,
+        /// The core to run on
+        core: usize,
+    },
+    /// Put an echo server under load and print one line of JSON; exit status 1 if an answer was
+    /// wrong
+    Load(load::LoadArgs),
+    /// Print the time that a cache line takes between two cores and back, in nanoseconds
+    Distance {
+        /// One core
+        #[arg(default_value_t = 0)]
+        near: usize,
+        /// The other
+        #[arg(default_value_t = 1)]
+        far: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    machine::raise_descriptor_limit()?;
+    match command {
+        Command::Echo(args) => {
+            ctrlc::set_handler(|| child::INTERRUPTED.store(true, Ordering::Relaxed))?;
+            let all_answers_right = compare::run(&args)?;
+            return Ok(if all_answers_right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Peer { peer, addr, core } => peer::run(peer, addr, core)?,
+        Command::Load(args) => {
+            let report = load::run(&args)?;
+            println!("{}", serde_json::to_string(&report)?);
+            if report.errors > 0 {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Distance { near, far } => {
+            println!("{:.1}", machine::core_distance_ns(near, far)?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
