@@ -111,11 +111,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The commands run elsewhere in CI: `file` must hold each of them as a line.
+    /// The commands run elsewhere in CI: `file` must hold each of them at the end of a line.
     fn run_by(&self, script: &str, file: &str) -> Result<()> {
         let text = fs::read_to_string(self.root.join(file)).with_context(|| file.to_owned())?;
         for command in script.lines() {
-            ensure!(text.lines().any(|line| line == command), "{file} does not run `{command}`");
+            let is_run = |line: &str| {
+                let before = line.strip_suffix(command);
+                before.is_some_and(|before| before.is_empty() || before.ends_with(' '))
+            };
+            ensure!(text.lines().any(is_run), "{file} does not run `{command}`");
         }
         Ok(())
     }
@@ -262,6 +266,16 @@ mod tests {
         assert!(session.server.is_none());
         let error = session.serve("echo hello").unwrap_err().to_string();
         assert!(error.contains("not a ready line"), "{error}");
+    }
+
+    #[test]
+    fn commands_run_elsewhere_are_looked_up() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("run"), "timeout 9m cargo test\ncargo build --all\n").unwrap();
+        let session = Session::new(folder.path()).unwrap();
+        session.run_by("cargo test\n", "run").unwrap();
+        assert!(session.run_by("cargo build\n", "run").is_err());
+        assert!(session.run_by("cargo test\nargo test\n", "run").is_err());
     }
 
     #[test]
