@@ -50,7 +50,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         println!("==> {}: {}", step.name, step.what);
         let step_start = Instant::now();
         (step.run)(root).with_context(|| {
-            format!("step `{0}`; to repeat it: cargo xtask ci --only {0}\n", step.name)
+            format!("step `{0}` (to repeat it: cargo xtask ci --only {0})", step.name)
         })?;
         println!("<== {}: {:.1} s", step.name, step_start.elapsed().as_secs_f64());
         times.push((step.name, step_start.elapsed()));

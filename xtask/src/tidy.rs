@@ -147,7 +147,7 @@ fn text_findings(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Whether `line` holds `text` at the start of a path: `network/` does not hold `/work/`.
+/// Whether `line` holds `text` at the start of a path: the end of a longer name is no match.
 fn contains_from_the_start(line: &str, text: &str) -> bool {
     line.match_indices(text).any(|(at, _)| {
         let before = line[..at].chars().next_back();
