@@ -1,0 +1,234 @@
+//! `cargo xtask ci`: every check, in an order that finds cheap mistakes first.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{cross, process::Cmd, readme, tidy};
+
+struct Step {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Path) -> Result<()>,
+}
+
+const STEPS: [Step; 15] = [
+    Step { name: "fmt", what: "formatting", run: fmt },
+    Step { name: "tidy", what: "rules that no compiler checks", run: tidy::run },
+    Step { name: "clippy", what: "lints, warnings are errors", run: clippy },
+    Step { name: "xtask", what: "the tests of xtask itself", run: test_xtask },
+    Step { name: "tree", what: "no async runtime below wharf-cli", run: tree },
+    Step { name: "test-poll", what: "all tests on the poll engine", run: test_poll },
+    Step { name: "loom", what: "all interleavings of the cross-thread parts", run: loom },
+    Step { name: "doc", what: "documentation without warnings", run: doc },
+    Step { name: "doctest", what: "examples in the documentation", run: doctest },
+    Step { name: "package", what: "what would be published builds alone", run: package },
+    Step { name: "asan", what: "tests under the address sanitizer", run: address_sanitizer },
+    Step { name: "tsan", what: "tests under the thread sanitizer", run: cross::thread_sanitizer },
+    Step { name: "cross-check", what: "type-check for other systems", run: cross::check },
+    Step { name: "bench", what: "the bench workspace builds and is right", run: bench },
+    Step { name: "readme", what: "what README.md tells a reader to run", run: readme::run },
+];
+
+/// # Errors
+/// The first step that fails, with the command that repeats it.
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    let names = STEPS.each_ref().map(|step| step.name);
+    let Some(chosen) = choose(&names, args)? else {
+        STEPS.iter().for_each(|step| println!("{:<12} {}", step.name, step.what));
+        return Ok(());
+    };
+    let start = Instant::now();
+    let mut times: Vec<(&str, Duration)> = Vec::new();
+    for step in STEPS.iter().filter(|step| chosen.contains(step.name)) {
+        println!("==> {}: {}", step.name, step.what);
+        let step_start = Instant::now();
+        (step.run)(root).with_context(|| {
+            format!("step `{0}` (to repeat it: cargo xtask ci --only {0})", step.name)
+        })?;
+        println!("<== {}: {:.1} s", step.name, step_start.elapsed().as_secs_f64());
+        times.push((step.name, step_start.elapsed()));
+    }
+    for (name, time) in times {
+        println!("{name:<12} {:>7.1} s", time.as_secs_f64());
+    }
+    println!("{:<12} {:>7.1} s", "all", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// # Errors
+/// As [`run`], for the one step.
+pub(crate) fn run_one(root: &Path, name: &str) -> Result<()> {
+    run(root, &["--only".to_owned(), name.to_owned()])
+}
+
+/// The names to run, or `None` to list them.
+fn choose<'a>(names: &[&'a str], args: &[String]) -> Result<Option<BTreeSet<&'a str>>> {
+    let mut chosen: BTreeSet<&str> = names.iter().copied().collect();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let is_only = match arg.as_str() {
+            "--list" => return Ok(None),
+            "--only" => true,
+            "--skip" => false,
+            other => bail!("ci takes --list, --only and --skip, not `{other}`"),
+        };
+        let list = args.next().with_context(|| format!("{arg} takes names: {names:?}"))?;
+        let named: BTreeSet<&str> = list.split(',').collect();
+        if let Some(unknown) = named.iter().find(|name| !names.contains(name)) {
+            bail!("no step `{unknown}` among {names:?}");
+        }
+        chosen.retain(|name| named.contains(name) == is_only);
+    }
+    Ok(Some(chosen))
+}
+
+fn fmt(root: &Path) -> Result<()> {
+    Cmd::line(root, "cargo fmt --all --check").run()
+}
+
+fn clippy(root: &Path) -> Result<()> {
+    Cmd::line(root, "cargo clippy --locked --workspace --all-targets -- -D warnings").run()
+}
+
+fn test_xtask(root: &Path) -> Result<()> {
+    Cmd::line(root, "cargo test --locked -p xtask").run()
+}
+
+fn test_poll(root: &Path) -> Result<()> {
+    Cmd::line(root, "cargo test --locked").env("WHARF_ENGINE", "poll").run()
+}
+
+fn doc(root: &Path) -> Result<()> {
+    Cmd::line(root, "cargo doc --locked --no-deps --workspace")
+        .env("RUSTDOCFLAGS", "-Dwarnings")
+        .run()
+}
+
+fn doctest(root: &Path) -> Result<()> {
+    Cmd::line(root, "cargo test --locked --workspace --doc").run()
+}
+
+fn package(root: &Path) -> Result<()> {
+    Cmd::line(root, "cargo package --locked --allow-dirty -p wharf-port -p wharf -p wharf-cli")
+        .run()
+}
+
+/// Runs the tests named `loom*` of every crate, with a folder of its own for what is built: the
+/// flag would otherwise throw away everything that the other steps have built.
+fn loom(root: &Path) -> Result<()> {
+    let mut crates_with_tests = Vec::new();
+    for entry in fs::read_dir(root.join("crates"))? {
+        let package = entry?.file_name().into_string().ok().context("a crate's folder name")?;
+        let tests = loom_tests(&root.join("crates").join(&package).join("tests"))?;
+        if tests.is_empty() {
+            continue;
+        }
+        let test_args = tests.iter().flat_map(|test| ["--test", test]);
+        Cmd::line(root, "cargo test --locked --release --target-dir target/loom -p")
+            .arg(&package)
+            .args(test_args)
+            .env("RUSTFLAGS", "--cfg loom")
+            .run()?;
+        crates_with_tests.push(package);
+    }
+    let has_port = crates_with_tests.iter().any(|package| package == "wharf-port");
+    ensure!(has_port, "crates/wharf-port/tests has no loom*.rs: the wake flag goes unchecked");
+    Ok(())
+}
+
+fn loom_tests(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    if !folder.exists() {
+        return Ok(names);
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        if name.starts_with("loom") && path.extension() == Some(OsStr::new("rs")) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn address_sanitizer(root: &Path) -> Result<()> {
+    // Sanitizers are an unstable feature of the stable toolchain. `--target` keeps the flags away
+    // from build scripts; the cfg lets tests that cannot run under the sanitizer say so.
+    Cmd::line(root, "cargo test --locked --tests -p wharf-port -p wharf")
+        .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/asan"])
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", "-Zsanitizer=address --cfg wharf_asan")
+        .limit_minutes(15)
+        .run()
+}
+
+fn tree(root: &Path) -> Result<()> {
+    // `wharf-chat` joins the workspace later.
+    for package in ["wharf-port", "wharf", "wharf-chat"] {
+        if root.join("crates").join(package).exists() {
+            let banned = ["tokio", "async-std", "smol", "bincode", "sled"];
+            absent(root, &["-p", package], &banned)?;
+        }
+    }
+    absent(root, &["--workspace"], &["bincode", "sled"])
+}
+
+fn absent(root: &Path, which: &[&str], banned: &[&str]) -> Result<()> {
+    let tree = Cmd::line(root, "cargo tree --locked --edges normal --target all --prefix none")
+        .args(which.iter().copied())
+        .output()?;
+    let names: BTreeSet<&str> =
+        tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    ensure!(!names.is_empty(), "cargo tree {which:?} is empty");
+    if let Some(found) = banned.iter().find(|name| names.contains(*name)) {
+        bail!("{} depends on {found}", which.join(" "));
+    }
+    Ok(())
+}
+
+fn bench(root: &Path) -> Result<()> {
+    let folder = root.join("bench");
+    ensure!(folder.join("Cargo.toml").exists(), "bench/Cargo.toml is missing");
+    Cmd::line(&folder, "cargo fmt --all --check").run()?;
+    Cmd::line(&folder, "cargo clippy --locked --workspace --all-targets -- -D warnings").run()?;
+    Cmd::line(&folder, "cargo test --locked --workspace").run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &[&str], expected: Option<&[&str]>) {
+        let args: Vec<String> = args.iter().copied().map(String::from).collect();
+        let chosen = choose(&["a", "b", "c"], &args).ok().flatten();
+        assert_eq!(chosen, expected.map(|names| names.iter().copied().collect()), "{args:?}");
+    }
+
+    #[test]
+    fn steps_are_chosen_by_name() {
+        check(&[], Some(&["a", "b", "c"]));
+        check(&["--only", "a,c"], Some(&["a", "c"]));
+        check(&["--skip", "a"], Some(&["b", "c"]));
+        check(&["--only", "a,b", "--skip", "b"], Some(&["a"]));
+        check(&["--only", "x"], None);
+        check(&["--list"], None);
+    }
+
+    #[test]
+    fn loom_tests_are_found_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["loom_wake.rs", "loom_inbox.rs", "conformance.rs", "loom.md"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(loom_tests(folder.path()).unwrap(), ["loom_inbox", "loom_wake"]);
+        assert!(loom_tests(&folder.path().join("none")).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,145 @@
+//! Checks that need a standard library which the rustup toolchain does not bring: other systems,
+//! and the thread sanitizer. Debian packages a second toolchain together with the standard
+//! library's source, from which cargo builds what is needed. The packages are unpacked into the
+//! cache folder, not installed: nothing on the machine changes, and no root is needed.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::process::Cmd;
+
+/// What the toolchain is made of; apt adds the libraries that this machine lacks.
+const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+/// Checked with 1.96.0; any newer one that Debian brings is used too, older ones are not.
+const MINOR_VERSION_MIN: u32 = 95;
+/// The msvc name for Windows, since only the gnu one needs MinGW's dlltool to compile std.
+const TARGETS: [&str; 4] = [
+    "x86_64-pc-windows-msvc",
+    "x86_64-unknown-freebsd",
+    "x86_64-apple-darwin",
+    "wasm32-unknown-unknown",
+];
+const TSAN_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Type-checks the two library crates for the systems that this machine cannot run.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let cache = cache_folder()?;
+    let toolchain = Toolchain::open(&cache)?;
+    let mut cmd = toolchain
+        .cargo(root)
+        .args(["check", "-Zbuild-std=std,panic_abort", "--locked", "--lib"])
+        .args(["-p", "wharf-port", "-p", "wharf", "--target-dir"])
+        .arg(cache.join("cross-check").display().to_string());
+    for target in TARGETS {
+        cmd = cmd.args(["--target", target]);
+    }
+    cmd.limit_minutes(15).run()
+}
+
+/// The library crates' tests under the thread sanitizer, the standard library instrumented too:
+/// without that, the sanitizer does not see std's own atomics and reports races that are none.
+pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
+    let cache = cache_folder()?;
+    let toolchain = Toolchain::open(&cache)?;
+    // Debian's toolchain comes without the sanitizer's run-time part, rustup's with it.
+    let libdir = Cmd::line(root, "rustc --print target-libdir").output()?;
+    let runtime = format!("{}/librustc-stable_rt.tsan.a", libdir.trim());
+    ensure!(Path::new(&runtime).exists(), "the toolchain has no {runtime}");
+    let flags = format!(
+        "-Zsanitizer=thread -Zexternal-clangrt \
+         -Zpre-link-args=-Wl,--whole-archive,{runtime},--no-whole-archive"
+    );
+    toolchain
+        .cargo(root)
+        .env("RUSTFLAGS", flags)
+        .args(["test", "-Zbuild-std=std,panic_unwind,test,proc_macro", "--locked", "--tests"])
+        .args(["-p", "wharf-port", "-p", "wharf", "--target", TSAN_TARGET, "--target-dir"])
+        .arg(cache.join("tsan").display().to_string())
+        .limit_minutes(20)
+        .run()
+}
+
+fn cache_folder() -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = base.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let folder = base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("wharf");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok(folder)
+}
+
+/// Debian's toolchain, unpacked.
+struct Toolchain {
+    usr: PathBuf,
+}
+
+impl Toolchain {
+    fn open(cache: &Path) -> Result<Toolchain> {
+        let unpacked = cache.join("debian-rust");
+        if !unpacked.join("usr/bin/cargo").exists() {
+            Self::unpack(cache, &unpacked)?;
+        }
+        let toolchain = Toolchain { usr: unpacked.join("usr") };
+        let version = toolchain.command("rustc", cache).arg("--version").output()?;
+        let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+        if minor.is_none_or(|minor| minor < MINOR_VERSION_MIN) {
+            bail!("{} is {version}: too old; Debian 12 has what is needed", unpacked.display());
+        }
+        Ok(toolchain)
+    }
+
+    fn unpack(cache: &Path, unpacked: &Path) -> Result<()> {
+        let simulate = Cmd::line(cache, "apt-get install --simulate --reinstall")
+            .arg("--no-install-recommends")
+            .args(PACKAGES);
+        let plan = match simulate.output() {
+            Ok(plan) => plan,
+            Err(_) => {
+                // A fresh image has no package lists yet.
+                Cmd::line(cache, "apt-get update -qq").run()?;
+                simulate.output().context("this step needs Debian 12's packages")?
+            }
+        };
+        let packages: Vec<&str> = plan
+            .lines()
+            .filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
+            .collect();
+        ensure!(!packages.is_empty(), "apt has no plan to install {PACKAGES:?}:\n{plan}");
+        let work = tempfile::tempdir_in(cache)?;
+        let files = work.path().join("packages");
+        let tree = work.path().join("tree");
+        fs::create_dir(&files)?;
+        Cmd::line(&files, "apt-get download -qq -o APT::Sandbox::User=root")
+            .args(packages)
+            .run()?;
+        for file in fs::read_dir(&files)? {
+            Cmd::new(cache, "dpkg")
+                .arg("--extract")
+                .args([file?.path(), tree.clone()].map(|path| path.display().to_string()))
+                .run()?;
+        }
+        if unpacked.exists() {
+            fs::remove_dir_all(unpacked)?;
+        }
+        fs::rename(&tree, unpacked).with_context(|| unpacked.display().to_string())
+    }
+
+    /// A program of the toolchain that uses its own libraries, and nothing of rustup.
+    fn command(&self, program: &str, dir: &Path) -> Cmd {
+        let path = |relative: &str| self.usr.join(relative).display().to_string();
+        Cmd::new(dir, path(&format!("bin/{program}")))
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env_remove("RUSTC_WRAPPER")
+            .env("RUSTC", path("bin/rustc"))
+            .env("RUSTDOC", path("bin/rustdoc"))
+            .env("LD_LIBRARY_PATH", format!("{}:{}", path("lib/x86_64-linux-gnu"), path("lib")))
+    }
+
+    fn cargo(&self, dir: &Path) -> Cmd {
+        // Building the standard library is an unstable feature of a stable toolchain.
+        self.command("cargo", dir).env("RUSTC_BOOTSTRAP", "1")
+    }
+}

@@ -1,0 +1,83 @@
+//! Rules over the Markdown files: links lead somewhere, and the translation keeps up.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use super::{Finding, Source};
+use crate::markdown::{self, Document};
+
+const README: &str = "README.md";
+const README_KOREAN: &str = "README.ko.md";
+
+pub(super) fn broken_links(root: &Path, source: &Source) -> Vec<Finding> {
+    let folder = root.join(&source.path).parent().map(Path::to_path_buf).unwrap_or_default();
+    let mut findings = Vec::new();
+    for (link, line) in markdown::parse(&source.text).links {
+        let target = link.split('#').next().unwrap_or_default();
+        let is_elsewhere = target.contains("://") || target.starts_with("mailto:");
+        if !target.is_empty() && !is_elsewhere && !folder.join(target).exists() {
+            findings.push(source.finding(line, format!("`{link}` leads nowhere")));
+        }
+    }
+    findings
+}
+
+pub(super) fn readme_differences(root: &Path) -> Result<Vec<Finding>> {
+    let read = |name: &str| fs::read_to_string(root.join(name)).with_context(|| name.to_owned());
+    let english = markdown::parse(&read(README)?);
+    let source = Source { path: README_KOREAN.into(), text: read(README_KOREAN)? };
+    Ok(differences(&english, &source))
+}
+
+/// The same headings by level, and the same code blocks with the same markers, in one order.
+fn differences(english: &Document, source: &Source) -> Vec<Finding> {
+    let translation = markdown::parse(&source.text);
+    let mut findings = Vec::new();
+    if english.headings != translation.headings {
+        findings.push(source.finding(0, format!("other headings than {README}, by level")));
+    }
+    if english.blocks.len() != translation.blocks.len() {
+        findings.push(source.finding(0, format!("other number of code blocks than {README}")));
+    }
+    for (original, block) in english.blocks.iter().zip(&translation.blocks) {
+        let is_same = (&original.language, &original.text, &original.marker)
+            == (&block.language, &block.text, &block.marker);
+        if !is_same {
+            let what = format!("differs from {README} line {}", original.line);
+            findings.push(source.finding(block.line, what));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_relative_to_their_file() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("docs")).unwrap();
+        fs::write(folder.path().join("docs/a.md"), "").unwrap();
+        let text =
+            "[a](a.md#part) [up](../docs) [web](https://x.y)\n\n[no](docs/a.md) [self](#x)\n";
+        let source = Source { path: "docs/b.md".into(), text: text.to_owned() };
+        let found = broken_links(folder.path(), &source);
+        assert_eq!(found, [source.finding(3, "`docs/a.md` leads nowhere")]);
+    }
+
+    #[test]
+    fn a_translation_has_the_same_frame() {
+        let text = "# A\n\n<!-- ci:run -->\n```sh\nls\n```\n";
+        let check = |translation: &str, expected_lines: &[usize]| {
+            let source = Source { path: README_KOREAN.into(), text: translation.to_owned() };
+            let found = differences(&markdown::parse(text), &source);
+            assert_eq!(found.iter().map(|f| f.line).collect::<Vec<_>>(), expected_lines);
+        };
+        check(&text.replace("# A", "# 가"), &[]);
+        check(&text.replace("# A", "## 가"), &[0]);
+        check(&text.replace("ls", "ls -l"), &[4]);
+        check(&text.replace("ci:run", "ci:serve"), &[4]);
+    }
+}
