@@ -15,6 +15,8 @@ pub(crate) struct Serving {
     /// The echo listeners in the order of the settings, with the ports that they really have.
     pub(crate) echo: Vec<EchoListener>,
     pub(crate) workers: usize,
+    /// The most sessions at a time: the setting, or what descriptors allow.
+    pub(crate) max_sessions: usize,
 }
 
 /// The one line on standard output: `ready` and `key=value` pairs separated by single spaces.
@@ -53,7 +55,7 @@ pub(crate) fn banner(serving: &Serving, settings: &Settings, descriptors: Option
     let _ = writeln!(
         text,
         "  limits  {} sessions{allowed}  frame {}  send queue {}    wharf serve --print-config",
-        grouped(u64::from(settings.server.max_sessions)),
+        grouped(serving.max_sessions as u64),
         limits.frame_bytes_max,
         limits.send_queue_bytes_max
     );
@@ -104,6 +106,7 @@ mod tests {
             engine_detail: "io_uring (kernel 6.18, probe ok; fallback: poll)".to_owned(),
             echo: echo.iter().map(|listener| listener.parse().unwrap()).collect(),
             workers,
+            max_sessions: 50_000,
         }
     }
 

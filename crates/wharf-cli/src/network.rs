@@ -25,12 +25,13 @@ pub(crate) struct Running {
 /// sockets and files the process may open, where the system limits them.
 pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Running> {
     let ignored = Arc::new(AtomicU64::new(0));
+    let max_sessions = max_sessions(settings, descriptors);
     let mut builder = Server::builder()
         .workers(settings.server.workers.count())
         .port(port_config(settings))
         .sockets(listen_options(settings))
         .limits(limits(settings)?)
-        .max_sessions(max_sessions(settings, descriptors));
+        .max_sessions(max_sessions);
     for listener in &settings.server.echo {
         let framing = any_framing(listener.framing);
         let only_echo_id = listener.framing == Framing::Study;
@@ -52,6 +53,7 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
         engine_detail: engine_detail(engine),
         echo,
         workers: handle.engines().len(),
+        max_sessions,
     };
     let join = Box::new(move || {
         let report = handle.join()?;

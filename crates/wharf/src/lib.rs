@@ -47,6 +47,7 @@ mod listener;
 mod logic;
 mod metrics;
 mod send_queue;
+#[cfg(any(unix, windows))]
 mod server;
 mod session;
 mod timer;
@@ -62,5 +63,6 @@ pub use crate::{
     handler::{CloseReason, Context, Handler, SessionId},
     limits::Limits,
     metrics::{Leftover, Report, Stats},
-    server::{Builder, Server, drain_on_signal},
 };
+#[cfg(any(unix, windows))]
+pub use crate::server::{Builder, Server, drain_on_signal};
