@@ -2,7 +2,8 @@
 //!
 //! One read buffer is shared by all connections; a connection keeps bytes only while its peer does
 //! not read. A read that did not fill the buffer has emptied the socket (epoll(7), "edge-triggered
-//! ... stream-oriented files"), which saves the read that would say so.
+//! ... stream-oriented files"), which saves the read that would say so, unless
+//! the peer's end has been announced already.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -19,6 +20,8 @@ struct Connection {
     unsent: Vec<u8>,
     /// How much of it is written.
     sent: usize,
+    /// The end of the stream is in the socket already: no event will announce it again.
+    peer_is_done: bool,
 }
 
 /// Serves until the process ends.
@@ -48,6 +51,7 @@ pub fn serve(listener: TcpListener, ready: impl FnOnce(SocketAddr)) -> io::Resul
             }
             let slot = event.token().0;
             let Some(connection) = connections[slot].as_mut() else { continue };
+            connection.peer_is_done |= event.is_read_closed();
             if !matches!(connection.echo(&mut buffer), Ok(State::Open)) {
                 connections[slot] = None;
                 free.push(slot);
@@ -73,7 +77,8 @@ fn accept(
                 });
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 poll.registry().register(&mut stream, Token(slot), interest)?;
-                connections[slot] = Some(Connection { stream, unsent: Vec::new(), sent: 0 });
+                connections[slot] =
+                    Some(Connection { stream, unsent: Vec::new(), sent: 0, peer_is_done: false });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error)
@@ -115,7 +120,7 @@ impl Connection {
                 self.unsent = buffer[written..read].to_vec();
                 return Ok(State::Open);
             }
-            if read < buffer.len() {
+            if read < buffer.len() && !self.peer_is_done {
                 return Ok(State::Open);
             }
         }
