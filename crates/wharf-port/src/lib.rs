@@ -45,6 +45,8 @@ mod config;
 pub mod contract;
 mod inbox;
 mod operation;
+#[cfg(any(unix, windows))]
+mod parked;
 #[cfg(unix)]
 mod poll;
 pub mod sim;

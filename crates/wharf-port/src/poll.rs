@@ -12,7 +12,6 @@
 //! accepted socket can be adopted by any other port.
 
 mod entry;
-mod parked;
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,7 +25,7 @@ use std::{
 
 use mio::{Events, Interest, unix::SourceFd};
 
-use self::{entry::Entry, parked::Parked};
+use self::entry::Entry;
 use crate::{
     buffer::{BufferPool, FreeList, Gather, RecvPool},
     clock,
@@ -36,6 +35,7 @@ use crate::{
         Time, Token,
     },
     operation::Slots,
+    parked::Parked,
     socket::{
         Listening, SocketOptions, Stream, UnboundListener, UnboundSocket, connecting_socket, inet,
     },

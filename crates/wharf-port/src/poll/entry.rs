@@ -9,10 +9,11 @@ use std::{
 
 use mio::event::Event;
 
-use super::{Core, parked::Ticket};
+use super::Core;
 use crate::{
     buffer::{Gather, RecvBuffer},
     contract::{AcceptEnd, Close, Done, Outcome, ReceiveEnd, SendError, Socket, Token},
+    parked::Ticket,
     socket::{Stream, UnboundSocket},
 };
 

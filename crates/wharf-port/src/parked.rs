@@ -6,7 +6,7 @@ use crate::contract::Socket;
 
 /// A queue whose members can leave from the middle.
 #[derive(Debug, Default)]
-pub(super) struct Parked {
+pub(crate) struct Parked {
     /// In the order of their tickets; `None` has left.
     queue: VecDeque<(Ticket, Option<Socket>)>,
     next: u64,
@@ -15,11 +15,11 @@ pub(super) struct Parked {
 
 /// A place in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 impl Parked {
     /// Puts the socket at the end.
-    pub(super) fn push(&mut self, socket: Socket) -> Ticket {
+    pub(crate) fn push(&mut self, socket: Socket) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
         self.queue.push_back((ticket, Some(socket)));
@@ -28,7 +28,7 @@ impl Parked {
     }
 
     /// Takes the first out.
-    pub(super) fn pop(&mut self) -> Option<Socket> {
+    pub(crate) fn pop(&mut self) -> Option<Socket> {
         loop {
             if let (_, Some(socket)) = self.queue.pop_front()? {
                 self.waiting -= 1;
@@ -38,7 +38,7 @@ impl Parked {
     }
 
     /// Takes the one with this ticket out; it must still be waiting.
-    pub(super) fn withdraw(&mut self, ticket: Ticket) {
+    pub(crate) fn withdraw(&mut self, ticket: Ticket) {
         let index = self.queue.binary_search_by_key(&ticket, |(ticket, _)| *ticket);
         self.queue[index.expect("a ticket is valid until it is served")].1 = None;
         self.waiting -= 1;
@@ -48,11 +48,11 @@ impl Parked {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.waiting
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting == 0
     }
 }
