@@ -26,6 +26,8 @@ pub struct Config {
     pub guard_pages: bool,
     /// Settings of io_uring.
     pub uring: UringConfig,
+    /// Settings of Windows' completion ports.
+    pub iocp: IocpConfig,
 }
 
 impl Default for Config {
@@ -39,6 +41,7 @@ impl Default for Config {
             drop_deadline: Duration::from_secs(2),
             guard_pages: false,
             uring: UringConfig::default(),
+            iocp: IocpConfig::default(),
         }
     }
 }
@@ -126,5 +129,24 @@ pub struct UringConfig {
 impl Default for UringConfig {
     fn default() -> Self {
         Self { receive_cap: true, restrict_opcodes: true }
+    }
+}
+
+/// Settings of Windows' I/O completion ports.
+#[derive(Clone, Debug)]
+pub struct IocpConfig {
+    /// `AcceptEx` calls that a listener keeps outstanding; each holds a socket made in advance. What
+    /// comes while all are used waits in the system's queue.
+    pub accepts_outstanding: u16,
+    /// Take the result of an operation that succeeds at once from the call itself, without a packet
+    /// (`FILE_SKIP_COMPLETION_PORT_ON_SUCCESS`): one packet less for most sends. Has no effect where
+    /// some installed network provider does not hand out true file handles, since packets would then
+    /// be missing (Microsoft's KB 2568167).
+    pub skip_on_success: bool,
+}
+
+impl Default for IocpConfig {
+    fn default() -> Self {
+        Self { accepts_outstanding: 16, skip_on_success: true }
     }
 }

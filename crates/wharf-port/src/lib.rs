@@ -1,5 +1,5 @@
-//! One completion port on every system: io_uring on Linux, epoll and kqueue where that is not to be
-//! had, and a seeded simulation in memory. (Windows' IOCP is the next backend.)
+//! One completion port on every system: io_uring on Linux, I/O completion ports on Windows, epoll and
+//! kqueue where neither is to be had, and a seeded simulation in memory.
 //!
 //! A *completion port* is told what to do — accept, connect, receive, send — and later says what was
 //! done. It differs from readiness (epoll, kqueue), which says what *could* be done: the bytes have
@@ -34,16 +34,19 @@
 //! |---|---|---|
 //! | `uring` | Linux 6.1 and later | 6.1 brought deferred task work, without which a message costs 3 to 35 % more; older kernels and containers that forbid io_uring get `poll` |
 //! | `poll` | Linux (epoll), macOS and BSD (kqueue) | the kqueue side is type-checked, not run, by this project's tests |
+//! | `iocp` | Windows 8 and later | tested under Wine; see `docs/windows.md` for what that leaves open |
 //! | `sim` | everywhere | in memory, with a virtual clock and faults by seed |
 
 mod memory;
 
 mod buffer;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 mod clock;
 mod config;
 pub mod contract;
 mod inbox;
+#[cfg(windows)]
+mod iocp;
 mod operation;
 #[cfg(any(unix, windows))]
 mod parked;
@@ -66,7 +69,7 @@ pub use crate::contract::{
 pub use crate::socket::listen;
 pub use crate::{
     buffer::{BufferPool, Frame, FrameBuf, Gather, RecvBuffer},
-    config::{Config, EngineChoice, SecondSend, UnknownEngine, UringConfig},
+    config::{Config, EngineChoice, IocpConfig, SecondSend, UnknownEngine, UringConfig},
     inbox::{Inbox, Post, PostError, inbox},
     socket::{Keepalive, ListenOptions, SocketOptions, UnboundListener, UnboundSocket},
     wake::Waker,
@@ -110,6 +113,8 @@ const CANDIDATES: &[Engine] = if cfg!(target_os = "linux") {
     &[Engine::Uring, Engine::Poll]
 } else if cfg!(unix) {
     &[Engine::Poll]
+} else if cfg!(windows) {
+    &[Engine::Iocp]
 } else {
     &[]
 };
@@ -124,6 +129,8 @@ fn open_engine(
         Engine::Uring => uring::open(config),
         #[cfg(unix)]
         Engine::Poll => poll::open(config, fell_back),
+        #[cfg(windows)]
+        Engine::Iocp => iocp::open(config),
         Engine::Sim => Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "a simulated port is opened on its network: wharf_port::sim::SimNet::open",

@@ -40,6 +40,9 @@ impl From<std::net::TcpStream> for UnboundSocket {
 pub struct UnboundListener {
     pub(crate) socket: Listening,
     local: SocketAddr,
+    /// What a socket made for a connection to come is given (`AcceptEx`).
+    #[cfg(windows)]
+    pub(crate) options: SocketOptions,
 }
 
 pub(crate) enum Listening {
@@ -50,7 +53,12 @@ pub(crate) enum Listening {
 
 impl UnboundListener {
     pub(crate) fn simulated(listener: SimListener, local: SocketAddr) -> Self {
-        Self { socket: Listening::Sim(listener), local }
+        Self {
+            socket: Listening::Sim(listener),
+            local,
+            #[cfg(windows)]
+            options: SocketOptions::default(),
+        }
     }
 
     /// The address that it listens on; the port is never 0.
@@ -169,14 +177,32 @@ pub fn listen(
         listeners.push((socket, resolved));
     }
     // All are bound before one listens: no connection can come to a part of them.
-    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
+    let backlog = backlog(options.backlog);
     listeners
         .into_iter()
         .map(|(socket, local)| {
             socket.listen(backlog)?;
-            Ok(UnboundListener { socket: Listening::Os(socket), local })
+            Ok(UnboundListener {
+                socket: Listening::Os(socket),
+                local,
+                #[cfg(windows)]
+                options: options.socket.clone(),
+            })
         })
         .collect()
+}
+
+#[cfg(unix)]
+fn backlog(connections: u32) -> i32 {
+    i32::try_from(connections).unwrap_or(i32::MAX)
+}
+
+/// Windows takes numbers above 200 for 200 unless it is asked for its maximum: `SOMAXCONN` of
+/// Winsock 2, which is not windows-sys' constant of that name (5, Winsock 1's).
+#[cfg(windows)]
+fn backlog(connections: u32) -> i32 {
+    const SOMAXCONN: i32 = 0x7fff_ffff;
+    if connections > 200 { SOMAXCONN } else { connections as i32 }
 }
 
 /// A blocking, close-on-exec stream socket to bind.
@@ -187,6 +213,9 @@ fn stream_socket(address: SocketAddr) -> io::Result<socket2::Socket> {
     // Windows it would let anyone have it.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    // There, nobody else may have it even if they ask for that.
+    #[cfg(windows)]
+    crate::iocp::set_exclusive_address(&socket)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -206,12 +235,7 @@ impl SocketOptions {
     pub(crate) fn apply(&self, socket: &socket2::Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay)?;
         if let Some(keepalive) = self.keepalive {
-            let times = socket2::TcpKeepalive::new()
-                .with_time(keepalive.idle)
-                .with_interval(keepalive.interval);
-            #[cfg(not(windows))]
-            let times = times.with_retries(keepalive.probes);
-            socket.set_tcp_keepalive(&times)?;
+            set_keepalive(socket, keepalive)?;
         }
         #[cfg(target_os = "linux")]
         if self.user_timeout.is_some() {
@@ -228,6 +252,23 @@ impl SocketOptions {
         }
         Ok(())
     }
+}
+
+#[cfg(any(unix, windows))]
+fn set_keepalive(socket: &socket2::Socket, keepalive: Keepalive) -> io::Result<()> {
+    let times = socket2::TcpKeepalive::new()
+        .with_time(keepalive.idle)
+        .with_interval(keepalive.interval)
+        .with_retries(keepalive.probes);
+    let set = socket.set_tcp_keepalive(&times);
+    // Only Windows 10 and later let the number of probes be chosen; it comes last, so that the
+    // times are set by then.
+    #[cfg(windows)]
+    if let Err(error) = set {
+        tracing::debug!(%error, "the system's own number of keepalive probes is used");
+        return socket.set_keepalive(true);
+    }
+    set
 }
 
 #[cfg(any(unix, windows))]

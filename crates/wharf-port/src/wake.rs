@@ -34,6 +34,9 @@ pub(crate) enum Kick {
     EventFd(std::sync::Arc<std::fs::File>),
     #[cfg(unix)]
     Mio(std::sync::Arc<mio::Waker>),
+    /// Post a packet of our own.
+    #[cfg(windows)]
+    Iocp(std::sync::Arc<crate::iocp::Queue>),
     #[cfg(all(test, loom))]
     Loom(Arc<loom::sync::Notify>),
 }
@@ -46,8 +49,8 @@ impl Waker {
     /// Makes the port's present or next `wait` return early. What the caller did before is visible
     /// to the port's thread after that `wait`.
     pub fn wake(&self) {
-        if self.flag.notify() {
-            self.kick.kick();
+        if self.flag.notify() && !self.kick.kick() {
+            self.flag.kick_failed();
         }
     }
 }
@@ -59,7 +62,8 @@ impl fmt::Debug for Waker {
 }
 
 impl Kick {
-    fn kick(&self) {
+    /// Whether the sleeper will wake.
+    fn kick(&self) -> bool {
         match self {
             Kick::Nothing => {}
             #[cfg(target_os = "linux")]
@@ -71,11 +75,20 @@ impl Kick {
             Kick::Mio(waker) => {
                 if let Err(error) = waker.wake() {
                     tracing::error!(%error, "a port could not be woken");
+                    return false;
+                }
+            }
+            #[cfg(windows)]
+            Kick::Iocp(queue) => {
+                if let Err(error) = queue.post_with_patience() {
+                    tracing::error!(%error, "a port could not be woken");
+                    return false;
                 }
             }
             #[cfg(all(test, loom))]
             Kick::Loom(notify) => notify.notify(),
         }
+        true
     }
 }
 
@@ -98,6 +111,13 @@ impl WakeFlag {
     #[inline]
     fn notify(&self) -> bool {
         self.state.swap(NOTIFIED, Ordering::AcqRel) == ASLEEP
+    }
+
+    /// The kick failed: the thread may still sleep, and whoever asks next has to kick again. If it
+    /// has woken up meanwhile this costs a kick too many.
+    #[cold]
+    fn kick_failed(&self) {
+        let _ = self.state.compare_exchange(NOTIFIED, ASLEEP, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Called by the port's thread before it blocks; false if it must not, because a wake-up has
@@ -133,5 +153,17 @@ mod tests {
         flag.wake_up();
         assert!(flag.prepare_sleep());
         assert_eq!((flag.notify(), flag.notify()), (true, false));
+    }
+
+    #[test]
+    fn after_a_kick_that_failed_the_next_notification_kicks_again() {
+        let flag = WakeFlag::new();
+        assert!(flag.prepare_sleep());
+        assert!(flag.notify());
+        flag.kick_failed();
+        assert!(flag.notify(), "still asleep");
+        flag.kick_failed();
+        flag.wake_up();
+        assert!(flag.prepare_sleep(), "and a thread that woke by itself can sleep again");
     }
 }

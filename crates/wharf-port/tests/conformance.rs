@@ -12,7 +12,7 @@ mod buffers;
 mod close;
 #[path = "conformance/lab.rs"]
 mod lab;
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 #[path = "conformance/os.rs"]
 mod os;
 #[path = "conformance/port.rs"]
@@ -125,7 +125,7 @@ macro_rules! cases {
 }
 
 /// The cases that only a system's own sockets have, for a backend on them.
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 macro_rules! os_suite {
     ($backend:ident, $rig:expr) => {
         mod $backend {
@@ -153,3 +153,8 @@ os_suite!(poll_on_its_system, os::rig(wharf_port::Engine::Poll));
 suite!(uring, os::rig(wharf_port::Engine::Uring));
 #[cfg(target_os = "linux")]
 os_suite!(uring_on_its_system, os::rig(wharf_port::Engine::Uring));
+
+#[cfg(windows)]
+suite!(iocp, os::rig(wharf_port::Engine::Iocp));
+#[cfg(windows)]
+os_suite!(iocp_on_its_system, os::rig(wharf_port::Engine::Iocp));
