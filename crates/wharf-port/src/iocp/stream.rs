@@ -395,33 +395,28 @@ impl StreamSocket {
                 return Again::Soon;
             }
             left -= 1;
-            let Some(id) = core.pool.take() else {
-                core.buffer_shortages += 1;
-                receive.parked = Some(core.parked.push(socket));
-                return Again::No;
-            };
             let room = core.pool.buffer_bytes().min(receive.credit_bytes as usize);
-            core.count_system_call();
-            // SAFETY: the pool has lent buffer `id` to nobody else (it was free until `take`), and
-            // it is valid for `buffer_bytes`, which `room` does not exceed.
-            let result =
-                unsafe { winsock::receive_now(&self.os, core.pool.address(id), room as u32) };
-            if let Ok(bytes @ 1..) = result {
-                let buffer = RecvBuffer::lend(&core.pool, id, bytes);
-                done.push(Done { token: receive.token, outcome: Outcome::Received(buffer) });
-                receive.credit_bytes -= bytes as u32;
-                // Less than there was room for is all there was; what has come since makes the
-                // next receive of nothing end at once.
-                self.readable = bytes == room;
-                continue;
-            }
-            core.pool.give_back(id);
-            match result {
-                Ok(_) => break ReceiveEnd::EndOfStream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if is_shortage(&error) => return Again::Later,
-                Err(error) => {
-                    let error = portable(error);
+            let error = match take_in(&self.os, room, core) {
+                Ok(Taken::Bytes(buffer)) => {
+                    // Less than there was room for is all there was; what has come since makes the
+                    // next receive of nothing end at once.
+                    self.readable = buffer.len() == room;
+                    receive.credit_bytes -= buffer.len() as u32;
+                    done.push(Done { token: receive.token, outcome: Outcome::Received(buffer) });
+                    continue;
+                }
+                Ok(Taken::NoBuffer) => {
+                    core.buffer_shortages += 1;
+                    receive.parked = Some(core.parked.push(socket));
+                    return Again::No;
+                }
+                Ok(Taken::End) => break ReceiveEnd::EndOfStream,
+                Err(error) => portable(error),
+            };
+            match error {
+                error if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                error if is_shortage(&error) => return Again::Later,
+                error => {
                     self.failure = error.raw_os_error();
                     break ReceiveEnd::Failed(error);
                 }
@@ -431,6 +426,33 @@ impl StreamSocket {
         self.receive = None;
         core.finish(token, Outcome::ReceiveEnded(end), done);
         Again::No
+    }
+}
+
+/// What there was to receive.
+enum Taken {
+    Bytes(RecvBuffer),
+    /// There is something, and no buffer for it.
+    NoBuffer,
+    End,
+}
+
+/// Receives what is there without waiting, up to `room` bytes, into a lent buffer. Where there is
+/// none it makes sure that one is needed: whoever has nothing to receive must not wait in line.
+fn take_in(os: &socket2::Socket, room: usize, core: &Core) -> io::Result<Taken> {
+    core.count_system_call();
+    let Some(id) = core.pool.take() else {
+        let some = winsock::peek_now(os)?;
+        return Ok(if some { Taken::NoBuffer } else { Taken::End });
+    };
+    // SAFETY: the pool has lent buffer `id` to nobody else (it was free until `take`), and it is
+    // valid for `buffer_bytes`, which `room` does not exceed.
+    match unsafe { winsock::receive_now(os, core.pool.address(id), room as u32) } {
+        Ok(bytes @ 1..) => Ok(Taken::Bytes(RecvBuffer::lend(&core.pool, id, bytes))),
+        nothing => {
+            core.pool.give_back(id);
+            nothing.map(|_| Taken::End)
+        }
     }
 }
 

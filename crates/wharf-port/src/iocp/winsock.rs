@@ -236,6 +236,11 @@ pub(super) unsafe fn receive_now(
     started(failed == 0, received).map(|bytes| bytes as usize)
 }
 
+/// Whether there is something to receive without waiting; false at the end of the stream.
+pub(super) fn peek_now(os: &socket2::Socket) -> io::Result<bool> {
+    os.peek(&mut [std::mem::MaybeUninit::uninit()]).map(|bytes| bytes > 0)
+}
+
 /// Asks the system to end one operation of the socket, or all of them; their packets say how that
 /// went. True if there was something to end.
 pub(super) fn cancel(os: &socket2::Socket, overlapped: *const OVERLAPPED) -> io::Result<bool> {
