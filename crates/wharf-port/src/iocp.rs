@@ -187,7 +187,8 @@ impl IocpPort {
         let skips = config.iocp.skip_on_success && winsock::all_providers_have_file_handles()?;
         let free = FreeList::Stack(RefCell::new(Vec::new()));
         let bytes = config.receive_buffer_bytes as usize;
-        let detail = if skips { "packets skipped on success" } else { "a packet for everything" };
+        let packets = if skips { "packets skipped on success" } else { "a packet for everything" };
+        let wine = winsock::wine_version().map_or(String::new(), |v| format!("under Wine {v}, "));
         Ok(Self {
             entries: Slots::new(),
             ready: VecDeque::new(),
@@ -212,11 +213,7 @@ impl IocpPort {
             spin: config.spin,
             drop_deadline: config.drop_deadline,
             stale_packets: 0,
-            info: EngineInfo {
-                engine: Engine::Iocp,
-                detail: detail.to_owned(),
-                fell_back: None,
-            },
+            info: EngineInfo { engine: Engine::Iocp, detail: wine + packets, fell_back: None },
         })
     }
 
@@ -553,3 +550,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// The longest sleep: a wake-up is a packet, for which the system may have no memory (W11); it is
 /// remembered by the flag, and noticed at the end of the sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "iocp/tests.rs"]
+mod tests;

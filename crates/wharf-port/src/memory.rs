@@ -5,6 +5,9 @@
 //! nobody may touch, and it can be closed while nobody should touch it at all, so that a kernel
 //! write to it fails with `EFAULT` instead of corrupting something.
 
+#[cfg(any(unix, windows))]
+mod pages;
+
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     ptr::NonNull,
@@ -19,16 +22,12 @@ pub(crate) struct Memory {
 
 enum Kind {
     Heap(Layout),
-    #[cfg(unix)]
-    Guarded {
-        map: NonNull<libc::c_void>,
-        map_len: usize,
-    },
+    #[cfg(any(unix, windows))]
+    Guarded(pages::Pages),
 }
 
 /// Who may touch a guarded block; ignored for one on the heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(unix), expect(dead_code, reason = "guard pages exist on unix only"))]
 pub(crate) enum Access {
     Nobody,
     Read,
@@ -42,7 +41,7 @@ impl Memory {
     /// If `len` is zero.
     pub(crate) fn new(len: usize, align: usize, guarded: bool) -> Self {
         assert!(len > 0, "a block of memory has at least one byte");
-        #[cfg(unix)]
+        #[cfg(any(unix, windows))]
         if guarded {
             return Self::guarded(len, align);
         }
@@ -54,30 +53,15 @@ impl Memory {
         Self { start, len, kind: Kind::Heap(layout) }
     }
 
-    #[cfg(unix)]
+    #[cfg(any(unix, windows))]
     fn guarded(len: usize, align: usize) -> Self {
-        let page = page_bytes();
+        let page = pages::page_bytes();
         assert!(align <= page, "guarded memory is aligned to a page at most");
         let inner = len.next_multiple_of(page);
-        let map_len = inner + 2 * page;
-        // SAFETY: an anonymous mapping at an address of the system's choice touches nothing of ours.
-        let map = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                map_len,
-                libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        assert!(map != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
-        let map = NonNull::new(map).expect("a mapping is not at address zero");
+        let pages = pages::Pages::map(inner + 2 * page);
         // The block ends at the guard page, as far as its alignment allows.
-        let offset = page + (inner - len) / align * align;
-        // SAFETY: `offset` lies inside the mapping made above.
-        let start = unsafe { map.cast::<u8>().add(offset) };
-        let memory = Self { start, len, kind: Kind::Guarded { map, map_len } };
+        let start = pages.at(page + (inner - len) / align * align);
+        let memory = Self { start, len, kind: Kind::Guarded(pages) };
         memory.protect(Access::Write);
         memory
     }
@@ -85,19 +69,9 @@ impl Memory {
     /// Says who may touch a guarded block from now on, the kernel included.
     #[inline]
     pub(crate) fn protect(&self, access: Access) {
-        #[cfg(unix)]
-        if let Kind::Guarded { map, map_len } = self.kind {
-            let protection = match access {
-                Access::Nobody => libc::PROT_NONE,
-                Access::Read => libc::PROT_READ,
-                Access::Write => libc::PROT_READ | libc::PROT_WRITE,
-            };
-            let page = page_bytes();
-            // SAFETY: the pages between the two guards belong to this block alone.
-            let failed = unsafe {
-                libc::mprotect(map.as_ptr().byte_add(page), map_len - 2 * page, protection)
-            };
-            assert!(failed == 0, "mprotect: {}", std::io::Error::last_os_error());
+        #[cfg(any(unix, windows))]
+        if let Kind::Guarded(pages) = &self.kind {
+            pages.protect_inner(access);
         }
         let _ = access;
     }
@@ -129,23 +103,13 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        match self.kind {
+        match &self.kind {
             // SAFETY: allocated in `new` with this very layout, freed once.
-            Kind::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
-            #[cfg(unix)]
-            // SAFETY: the mapping was made in `guarded` with this length, unmapped once.
-            Kind::Guarded { map, map_len } => unsafe {
-                libc::munmap(map.as_ptr(), map_len);
-            },
+            Kind::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), *layout) },
+            #[cfg(any(unix, windows))]
+            Kind::Guarded(_) => {}
         }
     }
-}
-
-#[cfg(unix)]
-fn page_bytes() -> usize {
-    // SAFETY: sysconf(3) has no preconditions.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).expect("the system has a page size")
 }
 
 #[cfg(test)]

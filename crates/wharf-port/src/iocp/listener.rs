@@ -61,6 +61,11 @@ impl Listener {
         self.accept.is_none()
     }
 
+    #[cfg(test)]
+    pub(super) fn packets(&self) -> Vec<Rc<Packet>> {
+        self.packets.clone()
+    }
+
     #[track_caller]
     pub(super) fn start(&mut self, token: Token) {
         assert!(self.accept.is_none(), "one accept at a time on a listener (P5)");
@@ -138,9 +143,7 @@ impl Listener {
             let posted = packet.post(core, false, |overlapped| {
                 // SAFETY: the packet keeps `overlapped`, and the addresses as its load (below, and
                 // where it fails the system has let go of both), until it comes back (P2).
-                unsafe {
-                    core.extensions.accept(&self.os, &socket, addresses.as_ptr(), overlapped)
-                }
+                unsafe { core.extensions.accept(&self.os, &socket, addresses.as_ptr(), overlapped) }
             });
             attempts += 1;
             match posted.map_err(portable) {

@@ -243,14 +243,9 @@ mod tests {
             gather.push(buf.freeze());
         }
         let mut buffers = Vec::with_capacity(Gather::FRAMES_MAX);
-        for (skip, expected) in [
-            (0, &[3, 3, 5][..]),
-            (2, &[1, 3, 5]),
-            (3, &[3, 5]),
-            (7, &[4]),
-            (10, &[1]),
-            (11, &[]),
-        ] {
+        for (skip, expected) in
+            [(0, &[3, 3, 5][..]), (2, &[1, 3, 5]), (3, &[3, 5]), (7, &[4]), (10, &[1]), (11, &[])]
+        {
             fill(&mut buffers, &gather, skip);
             let lens: Vec<_> = buffers.iter().map(|buffer| buffer.len).collect();
             assert_eq!(lens, expected, "behind {skip}");

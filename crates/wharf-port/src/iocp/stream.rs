@@ -78,10 +78,7 @@ impl StreamSocket {
 
     /// Whether the caller has nothing in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.connect.is_none()
-            && self.receive.is_none()
-            && self.send.is_none()
-            && self.refused == 0
+        self.connect.is_none() && self.receive.is_none() && self.send.is_none() && self.refused == 0
     }
 
     #[track_caller]
@@ -328,12 +325,7 @@ impl StreamSocket {
         self.end_send(end, core, done);
     }
 
-    fn end_send(
-        &mut self,
-        result: Result<(), SendError>,
-        core: &mut Core,
-        done: &mut Vec<Done>,
-    ) {
+    fn end_send(&mut self, result: Result<(), SendError>, core: &mut Core, done: &mut Vec<Done>) {
         let Send { token, packet, .. } = self.send.take().expect("in flight until now");
         let gather = match &mut *packet.load.borrow_mut() {
             Load::Send { gather, .. } => mem::take(gather),
@@ -463,8 +455,7 @@ fn arm(
     socket: Socket,
     core: &Core,
 ) -> io::Result<Posted> {
-    let packet =
-        idle.get_or_insert_with(|| Packet::new(Kind::Readable, socket, Load::Nothing));
+    let packet = idle.get_or_insert_with(|| Packet::new(Kind::Readable, socket, Load::Nothing));
     if packet.is_posted() {
         return Ok(Posted::Pending);
     }

@@ -5,6 +5,7 @@
 //! caller of those.
 
 use std::{
+    ffi::{CStr, c_char},
     io,
     os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, OwnedHandle},
     ptr,
@@ -15,11 +16,12 @@ use windows_sys::{
     Win32::{
         Foundation::{ERROR_NOT_FOUND, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT},
         Networking::WinSock::{
-            LPFN_ACCEPTEX, LPFN_CONNECTEX, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_EXCLUSIVEADDRUSE,
-            SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKADDR_STORAGE, SOCKET,
-            SOL_SOCKET, WSA_IO_PENDING, WSABUF, WSAEMSGSIZE, WSAENOBUFS, WSAEnumProtocolsW,
-            WSAGetLastError, WSAGetOverlappedResult, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAIoctl,
-            WSAPROTOCOL_INFOW, WSARecv, WSASend, XP1_IFS_HANDLES, setsockopt,
+            IPPROTO_TCP, LPFN_ACCEPTEX, LPFN_CONNECTEX, SIO_GET_EXTENSION_FUNCTION_POINTER,
+            SO_EXCLUSIVEADDRUSE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT,
+            SOCKADDR_STORAGE, SOCKET, SOL_SOCKET, WSA_IO_PENDING, WSABUF, WSAEMSGSIZE, WSAENOBUFS,
+            WSAEnumProtocolsW, WSAGetLastError, WSAGetOverlappedResult, WSAID_ACCEPTEX,
+            WSAID_CONNECTEX, WSAIoctl, WSAPROTOCOL_INFOW, WSARecv, WSASend, XP1_IFS_HANDLES,
+            setsockopt,
         },
         Storage::FileSystem::SetFileCompletionNotificationModes,
         System::{
@@ -27,6 +29,7 @@ use windows_sys::{
                 CancelIoEx, CreateIoCompletionPort, GetQueuedCompletionStatusEx, OVERLAPPED,
                 OVERLAPPED_ENTRY, PostQueuedCompletionStatus,
             },
+            LibraryLoader::{GetModuleHandleA, GetProcAddress},
             Threading::INFINITE,
             WindowsProgramming::{
                 FILE_SKIP_COMPLETION_PORT_ON_SUCCESS, FILE_SKIP_SET_EVENT_ON_HANDLE,
@@ -42,8 +45,7 @@ pub(crate) struct Queue(OwnedHandle);
 impl Queue {
     pub(super) fn new() -> io::Result<Self> {
         // SAFETY: no handle is passed in, which asks for a new port. One thread takes packets out.
-        let handle =
-            unsafe { CreateIoCompletionPort(INVALID_HANDLE_VALUE, ptr::null_mut(), 0, 1) };
+        let handle = unsafe { CreateIoCompletionPort(INVALID_HANDLE_VALUE, ptr::null_mut(), 0, 1) };
         if handle.is_null() {
             return Err(io::Error::last_os_error());
         }
@@ -194,9 +196,8 @@ pub(super) unsafe fn start_zero_receive(
     let (mut received, mut flags) = (0, 0);
     // SAFETY: the caller's promise. The array of buffers is read during the call alone (WSARecv's
     // page), and its one buffer is empty.
-    let failed = unsafe {
-        WSARecv(socket_of(os), &buffer, 1, &mut received, &mut flags, overlapped, None)
-    };
+    let failed =
+        unsafe { WSARecv(socket_of(os), &buffer, 1, &mut received, &mut flags, overlapped, None) };
     started(failed == 0, received)
 }
 
@@ -212,9 +213,8 @@ pub(super) unsafe fn start_send(
     let mut sent = 0;
     let count = u32::try_from(buffers.len()).expect("a gather takes 64 frames");
     // SAFETY: the caller's promise.
-    let failed = unsafe {
-        WSASend(socket_of(os), buffers.as_ptr(), count, &mut sent, 0, overlapped, None)
-    };
+    let failed =
+        unsafe { WSASend(socket_of(os), buffers.as_ptr(), count, &mut sent, 0, overlapped, None) };
     started(failed == 0, sent)
 }
 
@@ -259,9 +259,8 @@ pub(super) fn cancel(os: &socket2::Socket, overlapped: *const OVERLAPPED) -> io:
 pub(super) unsafe fn failure(os: &socket2::Socket, overlapped: *const OVERLAPPED) -> io::Error {
     let (mut bytes, mut flags) = (0, 0);
     // SAFETY: the caller's promise; this does not wait.
-    let done = unsafe {
-        WSAGetOverlappedResult(socket_of(os), overlapped, &mut bytes, 0, &mut flags)
-    };
+    let done =
+        unsafe { WSAGetOverlappedResult(socket_of(os), overlapped, &mut bytes, 0, &mut flags) };
     if done == 0 { last_socket_error() } else { io::Error::other("it failed without a reason") }
 }
 
@@ -293,16 +292,17 @@ pub(super) fn skip_packets_on_success(os: &socket2::Socket) -> io::Result<()> {
     if set == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether packets may be skipped on this machine: sockets of layered providers without true file
-/// handles would lose completions (W2).
+/// Whether packets may be skipped on this machine: TCP sockets of layered providers without true
+/// file handles would lose completions (W2).
 pub(super) fn all_providers_have_file_handles() -> io::Result<bool> {
+    let tcp = [IPPROTO_TCP, 0];
     let mut protocols: Vec<WSAPROTOCOL_INFOW> = Vec::new();
     loop {
         let each = size_of::<WSAPROTOCOL_INFOW>();
         let mut bytes = u32::try_from(protocols.len() * each).expect("a handful");
-        // SAFETY: the system writes at most `bytes` to the vector's memory, and a number to `bytes`.
-        let count =
-            unsafe { WSAEnumProtocolsW(ptr::null(), protocols.as_mut_ptr(), &mut bytes) };
+        // SAFETY: the list of protocols ends with a zero; the system writes at most `bytes` to the
+        // vector's memory, and a number to `bytes`.
+        let count = unsafe { WSAEnumProtocolsW(tcp.as_ptr(), protocols.as_mut_ptr(), &mut bytes) };
         if let Ok(count) = usize::try_from(count) {
             let all = &protocols[..count];
             return Ok(all.iter().all(|it| it.dwServiceFlags1 & XP1_IFS_HANDLES != 0));
@@ -339,6 +339,18 @@ unsafe fn extension<F: Default>(os: &socket2::Socket, id: &GUID) -> io::Result<F
         0 if bytes as usize == size_of::<F>() => Ok(function),
         0 => Err(io::Error::from_raw_os_error(WSAEMSGSIZE)),
         _ => Err(last_socket_error()),
+    }
+}
+
+/// Wine's version where this is Wine, which is not judged by what Windows does.
+pub(super) fn wine_version() -> Option<String> {
+    // SAFETY: both names end with a zero byte; every process has ntdll loaded for ever. Wine's
+    // function takes nothing and returns a string constant.
+    unsafe {
+        let ntdll = GetModuleHandleA(c"ntdll.dll".as_ptr().cast());
+        let address = GetProcAddress(ntdll, c"wine_get_version".as_ptr().cast())?;
+        let version: extern "C" fn() -> *const c_char = std::mem::transmute(address);
+        Some(CStr::from_ptr(version()).to_string_lossy().into_owned())
     }
 }
 
@@ -400,6 +412,7 @@ thread_local! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
 
     #[test]
     fn times_are_rounded_up_and_never_for_ever() {
@@ -426,5 +439,22 @@ mod tests {
         let error = other.bind(&listeners[0].local_addr().into()).unwrap_err();
         let kinds = [io::ErrorKind::AddrInUse, io::ErrorKind::PermissionDenied];
         assert!(kinds.contains(&error.kind()), "{error}");
+    }
+
+    #[test]
+    fn the_system_cannot_write_to_a_closed_block() {
+        use crate::memory::{Access, Memory};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (&peer).write_all(&[1; 64]).unwrap();
+        let stream = socket2::Socket::from(listener.accept().unwrap().0);
+        let memory = Memory::new(16, 1, true);
+        // SAFETY: the system checks the memory itself; that it refuses is what is tested.
+        let receive = || unsafe { receive_now(&stream, memory.as_ptr(), 16) };
+        assert_eq!(receive().unwrap(), 16);
+        memory.protect(Access::Nobody);
+        receive().unwrap_err();
+        memory.protect(Access::Write);
+        assert_eq!(receive().unwrap(), 16);
     }
 }
