@@ -458,7 +458,7 @@ fn listening_alone(workers: usize, share: bool) -> bool {
 fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            " (another program, or another wharf, has it: stop that one, or choose another address)"
+            " (another program has it: stop that one, or choose another address)"
         }
         io::ErrorKind::PermissionDenied => {
             " (ports below 1024 need a privilege: choose a higher one)"
