@@ -212,13 +212,13 @@ impl UringPort {
     #[inline]
     fn submit_send(&mut self, socket: Socket, gather: Gather, token: Token) {
         assert!(!gather.is_empty(), "a send has something to send");
-        self.in_flight += 1;
         if self.record(socket).outbound.is_some() {
-            match self.settings.second_send {
-                SecondSend::Panic => panic!("one send at a time on a socket (P5)"),
-                SecondSend::Refuse => return self.ready.push(Ready::Refused(token, gather)),
-            }
+            let refuses = self.settings.second_send == SecondSend::Refuse;
+            assert!(refuses, "one send at a time on a socket (P5)");
+            self.in_flight += 1;
+            return self.ready.push(Ready::Refused(token, gather));
         }
+        self.in_flight += 1;
         self.record(socket).outbound =
             Some(Outbound { token, gather, sent_bytes: 0, header: None, cancelled: false });
         self.arm_send(socket);
