@@ -177,15 +177,7 @@ fn limits(settings: &Settings) -> Result<Limits> {
 fn max_sessions(settings: &Settings, descriptors: Option<u64>) -> usize {
     let wanted = settings.server.max_sessions;
     let room = descriptors.map_or(u64::MAX, |all| all.saturating_sub(descriptors::RESERVED).max(1));
-    let sessions = u32::try_from(room).map_or(wanted, |room| room.min(wanted));
-    if sessions < wanted {
-        tracing::warn!(
-            sessions,
-            wanted,
-            "fewer sessions than set: the descriptor limit allows no more"
-        );
-    }
-    sessions as usize
+    u32::try_from(room).map_or(wanted, |room| room.min(wanted)) as usize
 }
 
 /// A size that the settings keep below 4 GiB.

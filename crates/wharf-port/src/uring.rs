@@ -36,7 +36,8 @@ use io_uring::{opcode, types::CancelBuilder, types::Fd};
 
 use self::{
     record::{
-        Connecting, Inbound, Key, Kind, Outbound, Place, Record, SLOTS_MAX, SendHeader, Stop,
+        Connecting, Inbound, Key, Kind, Outbound, Place, ReceiveCap, Record, SLOTS_MAX, SendHeader,
+        Stop,
     },
     ring::Ring,
 };
@@ -87,7 +88,7 @@ struct UringPort {
 }
 
 struct Settings {
-    receive_cap: bool,
+    receive_cap: Option<ReceiveCap>,
     second_send: SecondSend,
     spin: Duration,
     drop_deadline: Duration,
@@ -138,7 +139,7 @@ impl UringPort {
             wake: Wake::new()?,
             info: EngineInfo { engine: Engine::Uring, detail: String::new(), fell_back: None },
             settings: Settings {
-                receive_cap: false,
+                receive_cap: None,
                 second_send: config.second_send,
                 spin: config.spin,
                 drop_deadline: config.drop_deadline,
@@ -150,7 +151,8 @@ impl UringPort {
         };
         port.ring.enable()?;
         let cap = probe::run(&mut port.ring, &port.pool, config.uring.receive_cap)?;
-        port.settings.receive_cap = cap;
+        let buffer_bytes = config.receive_buffer_bytes;
+        port.settings.receive_cap = cap.then_some(ReceiveCap { buffer_bytes });
         let (version, cap) = (explain::kernel_version(), if cap { "on" } else { "off" });
         port.info.detail = format!("kernel {version}, probe ok, receive cap {cap}, {restricted}");
         port.arm_wake();
@@ -210,13 +212,13 @@ impl UringPort {
     #[inline]
     fn submit_send(&mut self, socket: Socket, gather: Gather, token: Token) {
         assert!(!gather.is_empty(), "a send has something to send");
-        self.in_flight += 1;
         if self.record(socket).outbound.is_some() {
-            match self.settings.second_send {
-                SecondSend::Panic => panic!("one send at a time on a socket (P5)"),
-                SecondSend::Refuse => return self.ready.push(Ready::Refused(token, gather)),
-            }
+            let refuses = self.settings.second_send == SecondSend::Refuse;
+            assert!(refuses, "one send at a time on a socket (P5)");
+            self.in_flight += 1;
+            return self.ready.push(Ready::Refused(token, gather));
         }
+        self.in_flight += 1;
         self.record(socket).outbound =
             Some(Outbound { token, gather, sent_bytes: 0, header: None, cancelled: false });
         self.arm_send(socket);

@@ -103,17 +103,14 @@ impl Record {
 }
 
 impl Inbound {
-    /// The entry that arms this operation. `cap` makes the kernel stop at the credit.
+    /// The entry that arms this operation. With `cap`, the kernel stops at the credit or before it.
     #[inline]
-    pub(super) fn entry(&self, fd: Fd, cap: bool) -> squeue::Entry {
-        if self.kind == Kind::Accept {
-            return opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+    pub(super) fn entry(&self, fd: Fd, cap: Option<ReceiveCap>) -> squeue::Entry {
+        match (self.kind, cap) {
+            (Kind::Accept, _) => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
+            (_, Some(cap)) => cap.entry(fd, self.credit_bytes),
+            (_, None) => opcode::RecvMulti::new(fd, BUFFER_GROUP).build(),
         }
-        let mut entry = opcode::RecvMulti::new(fd, BUFFER_GROUP).build();
-        if cap {
-            set_receive_cap(&mut entry, self.credit_bytes);
-        }
-        entry
     }
 }
 
@@ -253,13 +250,46 @@ impl Key {
     }
 }
 
+/// How the kernel is made to stop a streaming receive at its credit (Linux 6.17).
+///
+/// It takes two numbers: the most that one buffer gets, and a total. The total ends the operation
+/// once it is reached, but it does not shorten the receive that reaches it (measured on 6.18). So
+/// the total asked for is the credit less what that last receive may bring too much, and what is
+/// left of the credit is armed again, with ever smaller receives: large ones end exactly at the
+/// credit, small ones need a handful of entries more for a whole credit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReceiveCap {
+    pub(super) buffer_bytes: u32,
+}
+
+impl ReceiveCap {
+    /// The entry of a receive that brings `credit` bytes at most.
+    #[inline]
+    pub(super) fn entry(self, fd: Fd, credit: u32) -> squeue::Entry {
+        let (each, total) = self.limits(credit);
+        let mut entry = opcode::RecvMulti::new(fd, BUFFER_GROUP).len(each).build();
+        set_receive_total(&mut entry, total);
+        entry
+    }
+
+    /// The most that one receive may bring, and the total at which the last one has come.
+    #[inline]
+    fn limits(self, credit: u32) -> (u32, u32) {
+        // A credit that is nearly used is not worth cutting further.
+        const WHOLE_BYTES_MAX: u32 = 256;
+        let each = if credit <= WHOLE_BYTES_MAX { credit } else { credit / 2 };
+        let each = each.min(self.buffer_bytes);
+        (each, credit - each + 1)
+    }
+}
+
 /// Sets the total number of bytes after which a streaming receive ends (Linux 6.17,
 /// `IORING_RECV_MSHOT_LIM`); older kernels refuse the entry with `EINVAL`.
 ///
 /// The field is `sqe.optlen` of include/uapi/linux/io_uring.h, which io-uring 0.7.15 has no way to
 /// set for a receive.
 #[inline]
-pub(super) fn set_receive_cap(entry: &mut squeue::Entry, bytes: u32) {
+fn set_receive_total(entry: &mut squeue::Entry, bytes: u32) {
     const OPTLEN_OFFSET: usize = 44;
     const { assert!(size_of::<squeue::Entry>() == 64, "struct io_uring_sqe") };
     // SAFETY: `Entry` is `repr(C)` around the 64 bytes that the kernel's interface lays down (the
@@ -285,6 +315,29 @@ mod tests {
         let wake = Key::without_socket(Kind::Wake);
         assert_eq!(Key::from_user_data(wake.user_data()), Some(wake));
         assert_eq!(Key::from_user_data(0), None);
+    }
+
+    #[test]
+    fn a_capped_receive_brings_its_credit_exactly_in_few_entries() {
+        // What comes on a stream: pieces of one size, or as much as there is room for.
+        for (piece, entries_max) in [(u32::MAX, 3), (1500, 14), (32, 12), (1, 10)] {
+            for credit in [1, 2, 255, 256, 257, 4095, 4096, 4097, 8191, 16_384, 1 << 20] {
+                let cap = ReceiveCap { buffer_bytes: 4096 };
+                let (mut left, mut entries) = (credit, 0);
+                while left > 0 {
+                    let (each, total) = cap.limits(left);
+                    let mut brought = 0;
+                    while brought < total {
+                        brought += piece.min(each);
+                    }
+                    assert!(brought <= left, "never more than the credit");
+                    left -= brought;
+                    entries += 1;
+                }
+                let singly = if piece < 256 { 256 / piece } else { 0 };
+                assert!(entries <= entries_max + singly, "{piece} {credit}: {entries}");
+            }
+        }
     }
 
     #[test]
