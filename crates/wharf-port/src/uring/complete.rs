@@ -10,7 +10,7 @@ use io_uring::cqueue;
 
 use super::{
     UringPort,
-    record::{Inbound, Key, Kind, Outbound, Place, SendHeader, Stop},
+    record::{Arm, Inbound, Key, Kind, Outbound, Place, SendHeader, Stop},
 };
 use crate::{
     buffer::RecvBuffer,
@@ -46,6 +46,8 @@ impl Completion {
 enum Next {
     /// The kernel gets it again.
     Rearm,
+    /// It found no buffer; whether it needs one is to be seen.
+    RearmOnData,
     /// It waits for a buffer.
     Park,
     /// The caller is told that it is over.
@@ -134,6 +136,7 @@ impl UringPort {
                 let len = completion.result as usize;
                 let buffer = RecvBuffer::lend(&self.pool, id, len);
                 inbound.credit_bytes = inbound.credit_bytes.saturating_sub(len as u32);
+                inbound.arm = Arm::Now;
                 done.push(Done { token: inbound.token, outcome: Outcome::Received(buffer) });
             } else {
                 self.pool.give_back(id);
@@ -175,13 +178,14 @@ impl UringPort {
             let record = self.records.get_mut(socket).expect("current");
             let inbound = record.inbound.as_mut().expect("current");
             if inbound.stop == Stop::No {
-                return self.arm_inbound(socket);
+                return self.arm_inbound(socket, Arm::Now);
             }
             let outcome = inbound.stopped();
             return self.end_inbound(socket, outcome, done);
         }
         match next {
-            Next::Rearm => self.arm_inbound(socket),
+            Next::Rearm => self.arm_inbound(socket, self.polite_arm()),
+            Next::RearmOnData => self.arm_inbound(socket, Arm::OnData),
             Next::Park => self.park(socket),
             Next::End(outcome) => self.end_inbound(socket, outcome, done),
         }
@@ -278,7 +282,8 @@ impl Inbound {
             ..0 | libc::ENOBUFS | libc::ECANCELED | libc::EINTR if told_to_stop => {
                 Next::End(self.stopped())
             }
-            libc::ENOBUFS => Next::Park,
+            libc::ENOBUFS if self.arm == Arm::OnData => Next::Park,
+            libc::ENOBUFS => Next::RearmOnData,
             ..0 | libc::ECANCELED | libc::EINTR => Next::Rearm,
             code => Next::End(Outcome::ReceiveEnded(ReceiveEnd::Failed(error(code)))),
         }
