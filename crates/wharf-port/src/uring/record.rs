@@ -31,6 +31,21 @@ pub(super) struct Inbound {
     pub(super) kind: Kind,
     pub(super) place: Place,
     pub(super) stop: Stop,
+    /// How it was armed last, if nothing has come since.
+    pub(super) arm: Arm,
+}
+
+/// How a receive is armed. The kernel takes a buffer before it looks for data, so that a receive
+/// that finds none says `ENOBUFS` whether or not there is anything to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arm {
+    /// Streaming, at once.
+    Now,
+    /// Streaming, once there is data (`IORING_RECVSEND_POLL_FIRST`): `ENOBUFS` then means that data
+    /// waits for a buffer. Also leaves the buffers that are free to those that have waited longer.
+    OnData,
+    /// For one buffer: the turn of one that has waited, without taking those of the next in line.
+    Once,
 }
 
 /// Where a streaming operation is.
@@ -103,16 +118,43 @@ impl Record {
 }
 
 impl Inbound {
-    /// The entry that arms this operation. With `cap`, the kernel stops at the credit or before it.
+    /// The entry that arms this operation as `arm` says. With `cap`, the kernel stops at the credit
+    /// or before it.
     #[inline]
-    pub(super) fn entry(&self, fd: Fd, cap: Option<ReceiveCap>) -> squeue::Entry {
-        match (self.kind, cap) {
-            (Kind::Accept, _) => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
-            (_, Some(cap)) => cap.entry(fd, self.credit_bytes),
-            (_, None) => opcode::RecvMulti::new(fd, BUFFER_GROUP).build(),
+    pub(super) fn entry(
+        &self,
+        fd: Fd,
+        cap: Option<ReceiveCap>,
+        buffer_bytes: u32,
+    ) -> squeue::Entry {
+        if self.kind == Kind::Accept {
+            return opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+        }
+        if self.arm == Arm::Once {
+            return receive_entry(fd, self.credit_bytes.min(buffer_bytes), 0);
+        }
+        let first = if self.arm == Arm::OnData { RECVSEND_POLL_FIRST } else { 0 };
+        match cap {
+            Some(cap) => cap.entry(fd, self.credit_bytes, first),
+            None => receive_entry(fd, 0, RECV_MULTISHOT | first),
         }
     }
 }
+
+/// A receive into the ring of buffers, of `each` bytes at most into one (0: as many as it holds).
+/// Built from the single receive, since the crate's streaming one takes no further flags.
+#[inline]
+fn receive_entry(fd: Fd, each: u32, flags: u16) -> squeue::Entry {
+    opcode::Recv::new(fd, std::ptr::null_mut(), each)
+        .ioprio(flags)
+        .buf_group(BUFFER_GROUP)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+}
+
+/// `IORING_RECVSEND_POLL_FIRST` and `IORING_RECV_MULTISHOT` (io_uring_enter(2), in `ioprio`).
+const RECVSEND_POLL_FIRST: u16 = 1 << 0;
+const RECV_MULTISHOT: u16 = 1 << 1;
 
 impl Outbound {
     /// The entry that sends what is left. A header is taken from `headers` only for more than one
@@ -265,9 +307,9 @@ pub(super) struct ReceiveCap {
 impl ReceiveCap {
     /// The entry of a receive that brings `credit` bytes at most.
     #[inline]
-    pub(super) fn entry(self, fd: Fd, credit: u32) -> squeue::Entry {
+    pub(super) fn entry(self, fd: Fd, credit: u32, flags: u16) -> squeue::Entry {
         let (each, total) = self.limits(credit);
-        let mut entry = opcode::RecvMulti::new(fd, BUFFER_GROUP).len(each).build();
+        let mut entry = receive_entry(fd, each, RECV_MULTISHOT | flags);
         set_receive_total(&mut entry, total);
         entry
     }

@@ -167,3 +167,48 @@ fn a_parked_receive_can_be_paused_and_cancelled_and_submitted_again() {
     assert_eq!(order, [c, a, b]);
     rig.finish(sockets);
 }
+
+#[test]
+fn a_flood_takes_no_buffer_from_those_that_have_waited() {
+    const BYTES: usize = 512;
+    const MODEST: usize = 20 * BYTES;
+    let mut rig = Rig::new(&wharf_port::Config {
+        receive_buffers: 2,
+        receive_buffer_bytes: BYTES as u32,
+        ..config()
+    });
+    let (flooded, mut flood) = rig.connection();
+    let (modest, mut peer) = rig.connection();
+    let flooder = thread::spawn(move || {
+        let piece = pattern(1 << 16, 0);
+        while flood.write_all(&piece).is_ok() {}
+    });
+    peer.write_all(&pattern(MODEST, 1)).unwrap();
+    // A credit of two buffers is all that there are.
+    rig.receive(flooded, 2 * BYTES as u32, 0);
+    rig.receive(modest, u32::MAX, 1);
+    let (mut got, mut others) = (Vec::new(), 0);
+    while got.len() < MODEST {
+        let done = rig.next();
+        match (done.token, done.outcome) {
+            (Token(1), Outcome::Received(bytes)) => got.extend_from_slice(&bytes),
+            (Token(0), Outcome::Received(_)) => others += 1,
+            (Token(0), Outcome::ReceiveEnded(ReceiveEnd::CreditSpent)) => {
+                rig.receive(flooded, 2 * BYTES as u32, 0);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(others < 1000, "starved with {} bytes of {MODEST}", got.len());
+    }
+    assert!(got == pattern(MODEST, 1), "every byte once and in order");
+    for socket in [flooded, modest] {
+        rig.port.cancel(socket);
+    }
+    let mut ended = 0;
+    while ended < 2 {
+        ended += usize::from(matches!(rig.next().outcome, Outcome::ReceiveEnded(_)));
+    }
+    rig.port.close(flooded, wharf_port::Close::Reset);
+    flooder.join().unwrap();
+    rig.finish([modest]);
+}
