@@ -260,7 +260,8 @@ impl Run<'_> {
     /// Ends every connection and the workers; each then adds what it has counted to the total.
     fn finish(&self) -> Result<()> {
         self.handle.drain(DRAIN_TIMEOUT);
-        self.handle.join()?;
+        let report = self.handle.join()?;
+        debug_assert!(report.leftover.is_nothing(), "{:?}", report.leftover);
         Ok(())
     }
 }
