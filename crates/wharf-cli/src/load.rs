@@ -97,22 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         total: Arc::clone(&total),
     };
     let phase = Arc::clone(&plan.phase);
-    let connections = options.connections as usize;
-    let handle = Server::builder()
-        .workers(workers)
-        .port(port::Config {
-            engine: network::engine_choice(options.engine),
-            ..port::Config::default()
-        })
-        .max_sessions(connections)
-        .limits(limits(options, frame_bytes))
-        .connector(
-            CONNECTOR,
-            ConnectorOptions::default(),
-            network::any_framing(options.framing),
-            move || Client::new(plan.clone()),
-        )
-        .start()?;
+    let handle = start(options, workers, frame_bytes, plan)?;
     let mut run = Run {
         options,
         progress: Progress::start(options.warmup + options.duration),
@@ -149,6 +134,26 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     };
     print(&outcome)?;
     Ok(outcome.is_right())
+}
+
+/// Starts the workers, still without a connection.
+fn start(
+    options: &Options,
+    workers: usize,
+    frame_bytes: usize,
+    plan: Plan,
+) -> wharf::Result<Handle> {
+    let engine = network::engine_choice(options.engine);
+    let framing = network::any_framing(options.framing);
+    Server::builder()
+        .workers(workers)
+        .port(port::Config { engine, ..port::Config::default() })
+        .max_sessions(options.connections as usize)
+        .limits(limits(options, frame_bytes))
+        .connector(CONNECTOR, ConnectorOptions::default(), framing, move || {
+            Client::new(plan.clone())
+        })
+        .start()
 }
 
 /// A load that is going on, as the thread that runs it sees it.
@@ -255,7 +260,8 @@ impl Run<'_> {
     /// Ends every connection and the workers; each then adds what it has counted to the total.
     fn finish(&self) -> Result<()> {
         self.handle.drain(DRAIN_TIMEOUT);
-        self.handle.join()?;
+        let report = self.handle.join()?;
+        debug_assert!(report.leftover.is_nothing(), "{:?}", report.leftover);
         Ok(())
     }
 }
