@@ -47,9 +47,8 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
     let handle = builder.start().map_err(|error| explain(error, settings))?;
     drain_on_signal(&handle, settings.server.drain_timeout)?;
     let listeners = settings.server.echo.iter().zip(handle.local_addrs());
-    let echo = listeners
-        .map(|(listener, &address)| EchoListener { address, ..listener.clone() })
-        .collect();
+    let echo =
+        listeners.map(|(listener, &address)| EchoListener { address, ..*listener }).collect();
     let engine = &handle.engines()[0];
     let serving = Serving {
         engine: engine.engine.to_string(),
