@@ -75,7 +75,7 @@ fn echo_under_fire(engine: Engine) {
     let mut echo = port_echo::Echo::new(port, listener).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.set_nonblocking(true).unwrap();
-    let message: Vec<u8> = (0..20_000_u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let message: Vec<u8> = (0..20_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
     let start = SIGNALS.load(Ordering::Relaxed);
     let mut rounds = 0;
     while SIGNALS.load(Ordering::Relaxed) - start < 300 || rounds < 100 {
