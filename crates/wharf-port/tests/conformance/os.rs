@@ -30,6 +30,7 @@ pub(crate) fn rig_with(engine: Engine, adjust: fn(&mut Config)) -> Option<Box<dy
         EngineChoice::Named(asked) if asked != engine => return left_out("WHARF_ENGINE"),
         _ => {}
     }
+    #[cfg(unix)]
     // Rust's runtime ignores the signal: back to what it does to a program by default, which ends.
     // SAFETY: no handler of ours is involved (signal(2)).
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
