@@ -23,7 +23,7 @@ pub struct Limits {
     /// for nobody. `None`: no such deadline.
     pub first_frame_timeout: Option<Duration>,
     /// Bytes queued for a peer above which nothing more is received from it (256 KiB); receiving
-    /// goes on below half of it. A peer that does not read its answers is not asked for more
+    /// goes on at half of it. A peer that does not read its answers is not asked for more
     /// questions.
     pub send_queue_bytes_soft: usize,
     /// Bytes queued for a peer above which a send is refused (1 MiB), and

@@ -310,7 +310,7 @@ impl Worker {
             Stage::Open => session.queue.release(),
             Stage::Connecting | Stage::Lingering => {}
         }
-        if session.receive_held && session.queue.bytes() < session.limits.send_queue_bytes_soft / 2
+        if session.receive_held && session.queue.bytes() <= session.limits.send_queue_bytes_soft / 2
         {
             session.receive_held = false;
             self.start_receive(id);
