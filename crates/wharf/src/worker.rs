@@ -227,11 +227,6 @@ impl Worker {
             }
             Stage::Flushing | Stage::Lingering => {
                 session.discarded_bytes += buffer.len();
-                if session.discarded_bytes > session.limits.linger_bytes_max
-                    && session.stage == Stage::Lingering
-                {
-                    self.join(id, Close::Graceful);
-                }
             }
             Stage::Connecting | Stage::Joining(_) => {}
         }
@@ -270,8 +265,6 @@ impl Worker {
             (_, Some(reason)) => self.fail(id, reason),
             (Stage::Open, None) if session.receive_over => self.end(id, CloseReason::PeerClosed),
             (Stage::Lingering, None) if session.receive_over => self.join(id, Close::Graceful),
-            (Stage::Flushing, None)
-                if session.discarded_bytes > session.limits.linger_bytes_max => {}
             (Stage::Open | Stage::Flushing | Stage::Lingering, None) => self.start_receive(id),
             (Stage::Connecting, None) => unreachable!("no receive before the connection is there"),
         }
@@ -507,7 +500,15 @@ impl Worker {
     fn start_receive(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let held = session.receive_held && session.stage == Stage::Open;
-        let receives = matches!(session.stage, Stage::Open | Stage::Flushing | Stage::Lingering);
+        let receives = match session.stage {
+            Stage::Open => true,
+            // Beyond that nothing more is read; the connection stays until its deadline, because
+            // closing it with unread input would destroy what the peer has not yet got.
+            Stage::Flushing | Stage::Lingering => {
+                session.discarded_bytes <= session.limits.linger_bytes_max
+            }
+            Stage::Connecting | Stage::Joining(_) => false,
+        };
         if session.receive_in_flight || session.receive_over || held || !receives {
             return;
         }
@@ -588,7 +589,7 @@ impl Worker {
     fn end_stream(&mut self, id: SessionId) {
         let session = self.sessions.get(id).expect("ends its stream once");
         self.port.shutdown_write(session.socket);
-        if session.receive_over || session.discarded_bytes > session.limits.linger_bytes_max {
+        if session.receive_over {
             return self.join(id, Close::Graceful);
         }
         session.stage = Stage::Lingering;
