@@ -652,7 +652,9 @@ impl Worker {
 
     fn on_deadline(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
-        session.deadline_passed();
+        if !session.deadline_passed(&self.shared.timers) {
+            return;
+        }
         match session.stage {
             Stage::Open if session.first_frame_seen => {}
             Stage::Open => self.end(id, CloseReason::FirstFrameTimeout),
@@ -665,7 +667,7 @@ impl Worker {
 
     fn on_user_timer(&mut self, id: SessionId, key: u64) {
         let Some(session) = self.sessions.get(id) else { return };
-        if session.take_timer(key).is_some() && session.is_open() {
+        if session.timer_fired(&self.shared.timers, key) && session.is_open() {
             self.services[usize::from(session.service)].on_timer(session, &mut self.shared, key);
             self.after_call(id);
         }
