@@ -682,10 +682,14 @@ impl Worker {
     fn run_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.commands);
         self.inbox.drain(&mut commands);
+        let asked = !commands.is_empty();
         for command in commands.drain(..) {
             self.run_command(command);
         }
         self.commands = commands;
+        if asked && let Some(within) = self.link().take_drain() {
+            self.drain(within);
+        }
     }
 
     fn run_command(&mut self, command: Command) {
@@ -696,13 +700,15 @@ impl Worker {
             Command::Connect { connector, address } if !self.draining => {
                 self.start_connect(Attempt { connector, address, failures: 0 });
             }
-            Command::Connect { .. } => {
+            Command::Connect { connector, address } => {
                 self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+                let attempt = Attempt { connector, address, failures: 0 };
+                self.connect_failed(attempt, &io::Error::other("the server is draining"));
             }
             // Whoever asked may have stopped waiting.
             Command::Sessions { only, answer } => drop(answer.send(self.describe(only))),
             Command::Stats { answer } => drop(answer.send(self.stats())),
-            Command::Drain { deadline } => self.drain(deadline),
+            Command::Drain => {} // when all others have been run
         }
     }
 
