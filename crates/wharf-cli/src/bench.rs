@@ -34,6 +34,12 @@ pub(crate) struct Options {
     /// How long to load before measuring
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = |text: &str| parse_value::<Duration>(text, "s"))]
     pub(crate) warmup: Duration,
+    /// How long to wait at the end for answers that are still under way
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = |text: &str| parse_value::<Duration>(text, "s"))]
+    pub(crate) grace: Duration,
+    /// Threads of the load itself [default: half of the processors, for the server may need the rest]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) workers: Option<u8>,
     /// The completion engine of the load itself
     #[arg(long, value_enum, default_value = "auto", env = "WHARF_ENGINE", hide_env_values = true)]
     pub(crate) engine: Engine,
@@ -42,8 +48,12 @@ pub(crate) struct Options {
     pub(crate) json: bool,
 }
 
-/// Runs the load; fails if any byte that came back was wrong.
+/// Runs the load; fails if any byte that came back was wrong, 2 if the options cannot go together.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Err(mistake) = load::check(options) {
+        eprintln!("error: {mistake}");
+        return Ok(ExitCode::from(2));
+    }
     let is_right = load::run(options)?;
     Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

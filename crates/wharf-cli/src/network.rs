@@ -1,5 +1,6 @@
 //! From settings to a running server, and the echo that it serves.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,20 +34,21 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
         .limits(limits(settings)?)
         .max_sessions(max_sessions);
     for listener in &settings.server.echo {
-        let framing = any_framing(listener.framing);
         let only_echo_id = listener.framing == Framing::Study;
         let ignored = Arc::clone(&ignored);
-        builder = builder.listen(listener.address, framing, move || Echo {
-            only_echo_id,
-            ignored: Arc::clone(&ignored),
-        });
+        let echo = move || Echo { only_echo_id, ignored: Arc::clone(&ignored) };
+        // The hot path is compiled for each kind of framing, instead of asking for it per frame.
+        builder = match any_framing(listener.framing) {
+            AnyFraming::LengthField(framing) => builder.listen(listener.address, framing, echo),
+            AnyFraming::Lines(framing) => builder.listen(listener.address, framing, echo),
+            AnyFraming::Raw(framing) => builder.listen(listener.address, framing, echo),
+        };
     }
-    let handle = builder.start()?;
+    let handle = builder.start().map_err(|error| explain(error, settings))?;
     drain_on_signal(&handle, settings.server.drain_timeout)?;
     let listeners = settings.server.echo.iter().zip(handle.local_addrs());
-    let echo = listeners
-        .map(|(listener, &address)| EchoListener { address, ..listener.clone() })
-        .collect();
+    let echo =
+        listeners.map(|(listener, &address)| EchoListener { address, ..*listener }).collect();
     let engine = &handle.engines()[0];
     let serving = Serving {
         engine: engine.engine.to_string(),
@@ -71,6 +73,24 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
         Ok(())
     });
     Ok(Running { serving, join })
+}
+
+/// Adds to a failed start what the one who typed it can do about it.
+fn explain(error: wharf::Error, settings: &Settings) -> anyhow::Error {
+    let in_use = matches!(&error, wharf::Error::Io { source, .. } if source.kind() == io::ErrorKind::AddrInUse);
+    let error = anyhow::Error::from(error);
+    if !in_use {
+        return error;
+    }
+    let holder = |listener: &EchoListener| {
+        let port = listener.address.port();
+        let process = listeners::get_process_by_port(port, listeners::Protocol::TCP).ok()?;
+        Some(format!("port {port} belongs to {} (pid {})", process.name, process.pid))
+    };
+    let holders: Vec<String> = settings.server.echo.iter().filter_map(holder).collect();
+    let found =
+        if holders.is_empty() { String::new() } else { format!("; {}", holders.join(", ")) };
+    anyhow::anyhow!("{error}{found}; --echo [FRAMING@]ADDR names other addresses")
 }
 
 /// Returns every frame, or, in the `study` format, those with the packet id of an echo.
@@ -156,15 +176,7 @@ fn limits(settings: &Settings) -> Result<Limits> {
 fn max_sessions(settings: &Settings, descriptors: Option<u64>) -> usize {
     let wanted = settings.server.max_sessions;
     let room = descriptors.map_or(u64::MAX, |all| all.saturating_sub(descriptors::RESERVED).max(1));
-    let sessions = u32::try_from(room).map_or(wanted, |room| room.min(wanted));
-    if sessions < wanted {
-        tracing::warn!(
-            sessions,
-            wanted,
-            "fewer sessions than set: the descriptor limit allows no more"
-        );
-    }
-    sessions as usize
+    u32::try_from(room).map_or(wanted, |room| room.min(wanted)) as usize
 }
 
 /// A size that the settings keep below 4 GiB.

@@ -17,6 +17,7 @@ mod explain;
 mod probe;
 mod record;
 mod ring;
+mod submit;
 mod teardown;
 
 pub(crate) use self::buf_ring::BufRing;
@@ -25,19 +26,15 @@ use std::{
     collections::VecDeque,
     io,
     net::{Shutdown, SocketAddr},
-    os::fd::{AsRawFd, FromRawFd},
+    os::fd::FromRawFd,
     ptr::NonNull,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use io_uring::{opcode, types::CancelBuilder, types::Fd};
-
 use self::{
-    record::{
-        Connecting, Inbound, Key, Kind, Outbound, Place, Record, SLOTS_MAX, SendHeader, Stop,
-    },
+    record::{Inbound, Kind, ReceiveCap, Record, SLOTS_MAX, SendHeader, Stop},
     ring::Ring,
 };
 use crate::{
@@ -87,7 +84,7 @@ struct UringPort {
 }
 
 struct Settings {
-    receive_cap: bool,
+    receive_cap: Option<ReceiveCap>,
     second_send: SecondSend,
     spin: Duration,
     drop_deadline: Duration,
@@ -138,7 +135,7 @@ impl UringPort {
             wake: Wake::new()?,
             info: EngineInfo { engine: Engine::Uring, detail: String::new(), fell_back: None },
             settings: Settings {
-                receive_cap: false,
+                receive_cap: None,
                 second_send: config.second_send,
                 spin: config.spin,
                 drop_deadline: config.drop_deadline,
@@ -150,7 +147,8 @@ impl UringPort {
         };
         port.ring.enable()?;
         let cap = probe::run(&mut port.ring, &port.pool, config.uring.receive_cap)?;
-        port.settings.receive_cap = cap;
+        let buffer_bytes = config.receive_buffer_bytes;
+        port.settings.receive_cap = cap.then_some(ReceiveCap { buffer_bytes });
         let (version, cap) = (explain::kernel_version(), if cap { "on" } else { "off" });
         port.info.detail = format!("kernel {version}, probe ok, receive cap {cap}, {restricted}");
         port.arm_wake();
@@ -166,132 +164,6 @@ impl UringPort {
     #[inline]
     fn record(&mut self, socket: Socket) -> &mut Record {
         self.records.get_mut(socket).expect("a socket of this port that is not closed")
-    }
-
-    fn submit_inbound(&mut self, socket: Socket, kind: Kind, credit_bytes: u32, token: Token) {
-        let record = self.record(socket);
-        assert!(record.inbound.is_none(), "one receive or accept at a time on a socket (P5)");
-        let (place, stop) = (Place::Kernel, Stop::No);
-        record.inbound = Some(Inbound { token, credit_bytes, kind, place, stop });
-        self.in_flight += 1;
-        self.arm_inbound(socket);
-    }
-
-    /// Hands the socket's streaming operation to the kernel.
-    #[inline]
-    fn arm_inbound(&mut self, socket: Socket) {
-        let record = self.records.get_mut(socket).expect("armed by its owner");
-        let fd = record.fd();
-        let inbound = record.inbound.as_mut().expect("armed while in flight");
-        inbound.place = Place::Kernel;
-        let entry = inbound.entry(fd, self.settings.receive_cap);
-        let entry = entry.user_data(Key::new(inbound.kind, socket).user_data());
-        self.in_kernel += 1;
-        // SAFETY: the entry points to nothing; buffers come from the registered ring, whose memory
-        // the port keeps (P2).
-        unsafe { self.ring.push(&entry) };
-    }
-
-    fn submit_connect(&mut self, socket: Socket, address: SocketAddr, token: Token) {
-        let record = self.record(socket);
-        assert!(record.connecting.is_none(), "one connect at a time on a socket");
-        let connecting = Box::new(Connecting { token, address: address.into(), cancelled: false });
-        let address = &connecting.address;
-        let entry = opcode::Connect::new(record.fd(), address.as_ptr().cast(), address.len())
-            .build()
-            .user_data(Key::new(Kind::Connect, socket).user_data());
-        record.connecting = Some(connecting);
-        self.in_flight += 1;
-        self.in_kernel += 1;
-        // SAFETY: the address lies in a box that the record keeps until the completion (P2, I2).
-        unsafe { self.ring.push(&entry) };
-    }
-
-    #[inline]
-    fn submit_send(&mut self, socket: Socket, gather: Gather, token: Token) {
-        assert!(!gather.is_empty(), "a send has something to send");
-        self.in_flight += 1;
-        if self.record(socket).outbound.is_some() {
-            match self.settings.second_send {
-                SecondSend::Panic => panic!("one send at a time on a socket (P5)"),
-                SecondSend::Refuse => return self.ready.push(Ready::Refused(token, gather)),
-            }
-        }
-        self.record(socket).outbound =
-            Some(Outbound { token, gather, sent_bytes: 0, header: None, cancelled: false });
-        self.arm_send(socket);
-    }
-
-    /// Hands what is left of the socket's send to the kernel.
-    #[inline]
-    fn arm_send(&mut self, socket: Socket) {
-        let record = self.records.get_mut(socket).expect("armed by its owner");
-        let fd = record.fd();
-        let outbound = record.outbound.as_mut().expect("armed while in flight");
-        let entry = outbound.entry(fd, &mut self.headers);
-        let entry = entry.user_data(Key::new(Kind::Send, socket).user_data());
-        self.in_kernel += 1;
-        // SAFETY: frames and header belong to the record, and lie outside it at fixed addresses,
-        // until the final completion (P2, I2); nobody writes to a frame.
-        unsafe { self.ring.push(&entry) };
-    }
-
-    /// Asks the kernel to end an operation; its final completion says how that went (U2).
-    fn push_cancel(&mut self, kind: Kind, socket: Socket) {
-        let target = CancelBuilder::user_data(Key::new(kind, socket).user_data());
-        let entry = opcode::AsyncCancel2::new(target)
-            .build()
-            .user_data(Key::new(Kind::Cancel, socket).user_data());
-        // SAFETY: the entry points to nothing.
-        unsafe { self.ring.push(&entry) };
-    }
-
-    /// Tells the socket's streaming operation to stop.
-    fn stop_inbound(&mut self, socket: Socket, stop: Stop) {
-        let record = self.records.get_mut(socket).expect("looked up by the caller");
-        let Some(inbound) = &mut record.inbound else { return };
-        let kind = inbound.kind;
-        let told_already = inbound.stop != Stop::No;
-        if !told_already || stop == Stop::Cancel {
-            inbound.stop = stop;
-        }
-        match inbound.place {
-            Place::Kernel if !told_already => self.push_cancel(kind, socket),
-            Place::Parked(_) => {
-                inbound.place = Place::Ended;
-                self.parked_now -= 1;
-                self.ready.push(Ready::Ended(socket));
-            }
-            Place::Kernel | Place::Ended => {}
-        }
-    }
-
-    fn arm_wake(&mut self) {
-        let read = opcode::Read::new(
-            Fd(self.wake.event.as_raw_fd()),
-            self.wake.value.as_ptr().cast(),
-            size_of::<u64>() as u32,
-        );
-        let entry = read.build().user_data(Key::without_socket(Kind::Wake).user_data());
-        self.in_kernel += 1;
-        // SAFETY: the value is boxed, nobody else looks at it, and it is freed only when this read
-        // is over (P8).
-        unsafe { self.ring.push(&entry) };
-    }
-
-    /// Arms receives that wait for a buffer: the longest waiting first, and never more than there
-    /// are free buffers.
-    fn unpark(&mut self) {
-        let mut free = self.pool.free();
-        while free > 0 {
-            let Some((socket, number)) = self.parked.pop_front() else { return };
-            let inbound = self.records.get(socket).and_then(|record| record.inbound.as_ref());
-            if inbound.is_some_and(|inbound| inbound.place == Place::Parked(number)) {
-                self.parked_now -= 1;
-                free -= 1;
-                self.arm_inbound(socket);
-            }
-        }
     }
 
     /// Delivers the final completions that the port made itself.

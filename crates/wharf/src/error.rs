@@ -62,10 +62,10 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Io { source, .. } => Some(source),
-            Error::Send(error) => Some(error),
+            // `Display` says what the system said: a chain would say it twice.
+            Error::Io { source, .. } => source.source(),
             Error::Handler(error) => error.source(),
-            Error::Settings(_) | Error::OnWorker => None,
+            Error::Send(_) | Error::Settings(_) | Error::OnWorker => None,
         }
     }
 }

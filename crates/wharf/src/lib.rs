@@ -55,6 +55,8 @@ mod worker;
 
 pub use wharf_port as port;
 
+#[cfg(any(unix, windows))]
+pub use crate::server::{Builder, Server, drain_on_signal};
 pub use crate::{
     connector::{ConnectorOptions, Reconnect},
     error::{Error, Result, SendError},
@@ -64,5 +66,3 @@ pub use crate::{
     limits::Limits,
     metrics::{Leftover, Report, Stats},
 };
-#[cfg(any(unix, windows))]
-pub use crate::server::{Builder, Server, drain_on_signal};

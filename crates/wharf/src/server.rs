@@ -35,7 +35,6 @@ pub struct Server;
 
 impl Server {
     /// A server that listens nowhere yet.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder {
             listens: Vec::new(),
@@ -211,7 +210,7 @@ impl Builder {
             return Err(failure);
         }
         let workers = self.validate()?;
-        let mut listening = self.bind(workers)?;
+        let listening = self.bind(workers)?;
         let local_addrs = self.listens.iter().map(|listen| listen.address).collect();
         let sources: Vec<_> = (self.listens.iter().map(|listen| &listen.service))
             .chain(self.connects.iter().map(|connect| &connect.service))
@@ -221,7 +220,7 @@ impl Builder {
         let (ready, opened) = mpsc::channel();
         let mut threads = Vec::new();
         let mut starts = Vec::new();
-        for index in 0..workers {
+        for (index, listening) in listening.into_iter().enumerate() {
             let (start, started) = mpsc::channel();
             starts.push(start);
             let plan = Plan {
@@ -231,7 +230,7 @@ impl Builder {
                 connectors: self.connectors(),
                 socket_options: self.listen_options.socket.clone(),
                 seed,
-                listening: std::mem::take(&mut listening[index]),
+                listening,
                 hand_over: listening_alone(workers, self.share_listeners),
             };
             let ready = ready.clone();
@@ -458,7 +457,7 @@ fn listening_alone(workers: usize, share: bool) -> bool {
 fn cannot_listen(address: SocketAddr, error: io::Error) -> Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            " (another program, or another wharf, has it: stop that one, or choose another address)"
+            " (another program has it: stop that one, or choose another address)"
         }
         io::ErrorKind::PermissionDenied => {
             " (ports below 1024 need a privilege: choose a higher one)"

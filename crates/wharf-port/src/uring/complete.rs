@@ -10,7 +10,7 @@ use io_uring::cqueue;
 
 use super::{
     UringPort,
-    record::{Inbound, Key, Kind, Outbound, Place, SendHeader, Stop},
+    record::{Arm, Inbound, Key, Kind, Outbound, Place, SendHeader, Stop},
 };
 use crate::{
     buffer::RecvBuffer,
@@ -46,6 +46,8 @@ impl Completion {
 enum Next {
     /// The kernel gets it again.
     Rearm,
+    /// It found no buffer; whether it needs one is to be seen.
+    RearmOnData,
     /// It waits for a buffer.
     Park,
     /// The caller is told that it is over.
@@ -134,6 +136,7 @@ impl UringPort {
                 let len = completion.result as usize;
                 let buffer = RecvBuffer::lend(&self.pool, id, len);
                 inbound.credit_bytes = inbound.credit_bytes.saturating_sub(len as u32);
+                inbound.arm = Arm::Now;
                 done.push(Done { token: inbound.token, outcome: Outcome::Received(buffer) });
             } else {
                 self.pool.give_back(id);
@@ -175,13 +178,14 @@ impl UringPort {
             let record = self.records.get_mut(socket).expect("current");
             let inbound = record.inbound.as_mut().expect("current");
             if inbound.stop == Stop::No {
-                return self.arm_inbound(socket);
+                return self.arm_inbound(socket, Arm::Now);
             }
             let outcome = inbound.stopped();
             return self.end_inbound(socket, outcome, done);
         }
         match next {
-            Next::Rearm => self.arm_inbound(socket),
+            Next::Rearm => self.arm_inbound(socket, self.polite_arm()),
+            Next::RearmOnData => self.arm_inbound(socket, Arm::OnData),
             Next::Park => self.park(socket),
             Next::End(outcome) => self.end_inbound(socket, outcome, done),
         }
@@ -278,7 +282,8 @@ impl Inbound {
             ..0 | libc::ENOBUFS | libc::ECANCELED | libc::EINTR if told_to_stop => {
                 Next::End(self.stopped())
             }
-            libc::ENOBUFS => Next::Park,
+            libc::ENOBUFS if self.arm == Arm::OnData => Next::Park,
+            libc::ENOBUFS => Next::RearmOnData,
             ..0 | libc::ECANCELED | libc::EINTR => Next::Rearm,
             code => Next::End(Outcome::ReceiveEnded(ReceiveEnd::Failed(error(code)))),
         }
@@ -300,3 +305,92 @@ fn error(code: i32) -> io::Error {
 const HEADERS_KEPT_MAX: usize = 1024;
 
 const _: () = assert!(size_of::<SendHeader>() == size_of::<usize>());
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        os::fd::IntoRawFd,
+    };
+
+    use super::*;
+    use crate::{
+        config::Config,
+        contract::{Close, CompletionPort, Op, Token},
+        uring::open,
+    };
+
+    fn port() -> UringPort {
+        UringPort::open(&Config { receive_buffers: 2, ..Config::default() }).unwrap()
+    }
+
+    fn completion(key: Key, result: i32) -> Completion {
+        Completion { user_data: key.user_data(), result, more: false, buffer: None }
+    }
+
+    #[test]
+    fn what_a_late_completion_brings_is_given_back() {
+        let mut port = port();
+        let socket = port.insert(connected().0.into());
+        port.close(socket, Close::Graceful);
+        let next = port.insert(connected().0.into());
+        assert_eq!(next.slot, socket.slot, "the slot is used again");
+        port.submit(Op::Accept { listener: next }, Token(1));
+        let mut done = Vec::new();
+        // An accept of the old generation: the connection that it brings is hung up on.
+        let (accepted, mut peer) = connected();
+        let late = completion(Key::new(Kind::Accept, socket), accepted.into_raw_fd());
+        port.complete(late, &mut done);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+        // Others are counted: of the old generation, of nothing in flight, of no kind.
+        let in_kernel = port.in_kernel;
+        let receive = completion(Key::new(Kind::Receive, socket), 5);
+        port.complete(receive, &mut done);
+        port.complete(completion(Key::new(Kind::Send, next), 5), &mut done);
+        port.complete(Completion { user_data: u64::MAX, ..receive }, &mut done);
+        assert_eq!(port.counts().stale_completions, 4);
+        assert_eq!((port.in_kernel, done.len()), (in_kernel, 0), "nothing else is touched");
+        port.cancel(next);
+        port.wait(None, &mut done).unwrap();
+        port.close(next, Close::Graceful);
+    }
+
+    #[test]
+    fn a_buffer_in_a_late_completion_is_used_again() {
+        let mut port = port();
+        let (ours, mut peer) = connected();
+        let socket = port.insert(ours.into());
+        let mut done = Vec::new();
+        for byte in 0..10 {
+            // The kernel fills one of two buffers, and the completion is taken for a late one.
+            port.submit(Op::Receive { socket, credit_bytes: 1 }, Token(1));
+            peer.write_all(&[byte]).unwrap();
+            let inbound = port.records.get_mut(socket).unwrap().inbound.take();
+            while port.counts().stale_completions <= u64::from(byte) {
+                port.ring.enter(1, None).unwrap();
+                port.drain(&mut done);
+            }
+            drop(inbound);
+            port.in_flight -= 1;
+            port.in_kernel -= 1;
+        }
+        assert_eq!((done.len(), port.counts().buffer_shortages), (0, 0));
+        port.close(socket, Close::Graceful);
+    }
+
+    #[test]
+    fn a_port_tells_what_it_found() {
+        let port = open(&Config::default()).unwrap();
+        let detail = &port.engine().detail;
+        for words in ["kernel ", "probe ok", "receive cap o", "opcodes restricted"] {
+            assert!(detail.contains(words), "{detail}");
+        }
+    }
+
+    fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, peer)
+    }
+}

@@ -17,7 +17,7 @@ use io_uring::{opcode, squeue, types::CancelBuilder, types::Fd};
 use super::{
     complete::Completion,
     explain,
-    record::{Key, Kind, set_receive_cap},
+    record::{Key, Kind, ReceiveCap},
     ring::{BUFFER_GROUP, Ring},
 };
 use crate::{
@@ -60,13 +60,12 @@ impl Probe<'_> {
         Ok(cap)
     }
 
-    /// Sends more than a cap allows and looks whether the receive ends exactly there; takes the rest
-    /// back out.
+    /// Sends more than a cap allows and looks whether the receive ends exactly there; takes the
+    /// rest back out.
     fn cap_works(&mut self) -> io::Result<bool> {
-        const CAP: usize = 6;
-        let mut entry = self.receive_entry();
-        set_receive_cap(&mut entry, CAP as u32);
-        self.push(entry);
+        const CREDIT: usize = 5;
+        let cap = ReceiveCap { buffer_bytes: MESSAGE.len() as u32 };
+        self.push(cap.entry(Fd(self.near.as_raw_fd()), CREDIT as u32, 0));
         self.send();
         let got = self.receive_to_end(MESSAGE.len())?;
         if got.last == -libc::EINVAL {
@@ -74,15 +73,13 @@ impl Probe<'_> {
             self.drain_rest(0)?;
             return Ok(false);
         }
-        let stopped_exactly = got.bytes == MESSAGE[..CAP] && got.last > 0;
         self.drain_rest(got.bytes.len())?;
-        Ok(stopped_exactly)
+        Ok(got.bytes == MESSAGE[..CREDIT] && got.last > 0)
     }
 
     /// A receive without a cap gets everything, and a cancel ends it.
     fn receive_until_cancelled(&mut self) -> io::Result<()> {
-        let entry = self.receive_entry();
-        self.push(entry);
+        self.push(opcode::RecvMulti::new(Fd(self.near.as_raw_fd()), BUFFER_GROUP).build());
         self.send();
         let got = self.receive_to_end(MESSAGE.len())?;
         if got.bytes != MESSAGE {
@@ -100,10 +97,6 @@ impl Probe<'_> {
         let mut rest = vec![0; MESSAGE.len() - taken];
         io::Read::read_exact(&mut self.near, &mut rest)?;
         if rest == MESSAGE[taken..] { Ok(()) } else { Err(io::Error::other("wrong bytes")) }
-    }
-
-    fn receive_entry(&self) -> squeue::Entry {
-        opcode::RecvMulti::new(Fd(self.near.as_raw_fd()), BUFFER_GROUP).build()
     }
 
     fn push(&mut self, entry: squeue::Entry) {
@@ -167,7 +160,7 @@ impl Probe<'_> {
     }
 }
 
-const MESSAGE: &[u8] = b"a completion port";
+const MESSAGE: &[u8] = b"all hands";
 
 const RECEIVE: Key = Key::without_socket(Kind::Probe);
 const SEND: Key = Key::without_socket(Kind::Send);

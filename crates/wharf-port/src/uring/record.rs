@@ -31,6 +31,21 @@ pub(super) struct Inbound {
     pub(super) kind: Kind,
     pub(super) place: Place,
     pub(super) stop: Stop,
+    /// How it was armed last, if nothing has come since.
+    pub(super) arm: Arm,
+}
+
+/// How a receive is armed. The kernel takes a buffer before it looks for data, so that a receive
+/// that finds none says `ENOBUFS` whether or not there is anything to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arm {
+    /// Streaming, at once.
+    Now,
+    /// Streaming, once there is data (`IORING_RECVSEND_POLL_FIRST`): `ENOBUFS` then means that data
+    /// waits for a buffer. Also leaves the buffers that are free to those that have waited longer.
+    OnData,
+    /// For one buffer: the turn of one that has waited, without taking those of the next in line.
+    Once,
 }
 
 /// Where a streaming operation is.
@@ -103,19 +118,43 @@ impl Record {
 }
 
 impl Inbound {
-    /// The entry that arms this operation. `cap` makes the kernel stop at the credit.
+    /// The entry that arms this operation as `arm` says. With `cap`, the kernel stops at the credit
+    /// or before it.
     #[inline]
-    pub(super) fn entry(&self, fd: Fd, cap: bool) -> squeue::Entry {
+    pub(super) fn entry(
+        &self,
+        fd: Fd,
+        cap: Option<ReceiveCap>,
+        buffer_bytes: u32,
+    ) -> squeue::Entry {
         if self.kind == Kind::Accept {
             return opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
         }
-        let mut entry = opcode::RecvMulti::new(fd, BUFFER_GROUP).build();
-        if cap {
-            set_receive_cap(&mut entry, self.credit_bytes);
+        if self.arm == Arm::Once {
+            return receive_entry(fd, self.credit_bytes.min(buffer_bytes), 0);
         }
-        entry
+        let first = if self.arm == Arm::OnData { RECVSEND_POLL_FIRST } else { 0 };
+        match cap {
+            Some(cap) => cap.entry(fd, self.credit_bytes, first),
+            None => receive_entry(fd, 0, RECV_MULTISHOT | first),
+        }
     }
 }
+
+/// A receive into the ring of buffers, of `each` bytes at most into one (0: as many as it holds).
+/// Built from the single receive, since the crate's streaming one takes no further flags.
+#[inline]
+fn receive_entry(fd: Fd, each: u32, flags: u16) -> squeue::Entry {
+    opcode::Recv::new(fd, std::ptr::null_mut(), each)
+        .ioprio(flags)
+        .buf_group(BUFFER_GROUP)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+}
+
+/// `IORING_RECVSEND_POLL_FIRST` and `IORING_RECV_MULTISHOT` (io_uring_enter(2), in `ioprio`).
+const RECVSEND_POLL_FIRST: u16 = 1 << 0;
+const RECV_MULTISHOT: u16 = 1 << 1;
 
 impl Outbound {
     /// The entry that sends what is left. A header is taken from `headers` only for more than one
@@ -253,13 +292,46 @@ impl Key {
     }
 }
 
+/// How the kernel is made to stop a streaming receive at its credit (Linux 6.17).
+///
+/// It takes two numbers: the most that one buffer gets, and a total. The total ends the operation
+/// once it is reached, but it does not shorten the receive that reaches it (measured on 6.18). So
+/// the total asked for is the credit less what that last receive may bring too much, and what is
+/// left of the credit is armed again, with ever smaller receives: large ones end exactly at the
+/// credit, small ones need a handful of entries more for a whole credit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReceiveCap {
+    pub(super) buffer_bytes: u32,
+}
+
+impl ReceiveCap {
+    /// The entry of a receive that brings `credit` bytes at most.
+    #[inline]
+    pub(super) fn entry(self, fd: Fd, credit: u32, flags: u16) -> squeue::Entry {
+        let (each, total) = self.limits(credit);
+        let mut entry = receive_entry(fd, each, RECV_MULTISHOT | flags);
+        set_receive_total(&mut entry, total);
+        entry
+    }
+
+    /// The most that one receive may bring, and the total at which the last one has come.
+    #[inline]
+    fn limits(self, credit: u32) -> (u32, u32) {
+        // A credit that is nearly used is not worth cutting further.
+        const WHOLE_BYTES_MAX: u32 = 256;
+        let each = if credit <= WHOLE_BYTES_MAX { credit } else { credit / 2 };
+        let each = each.min(self.buffer_bytes);
+        (each, credit - each + 1)
+    }
+}
+
 /// Sets the total number of bytes after which a streaming receive ends (Linux 6.17,
 /// `IORING_RECV_MSHOT_LIM`); older kernels refuse the entry with `EINVAL`.
 ///
 /// The field is `sqe.optlen` of include/uapi/linux/io_uring.h, which io-uring 0.7.15 has no way to
 /// set for a receive.
 #[inline]
-pub(super) fn set_receive_cap(entry: &mut squeue::Entry, bytes: u32) {
+fn set_receive_total(entry: &mut squeue::Entry, bytes: u32) {
     const OPTLEN_OFFSET: usize = 44;
     const { assert!(size_of::<squeue::Entry>() == 64, "struct io_uring_sqe") };
     // SAFETY: `Entry` is `repr(C)` around the 64 bytes that the kernel's interface lays down (the
@@ -285,6 +357,29 @@ mod tests {
         let wake = Key::without_socket(Kind::Wake);
         assert_eq!(Key::from_user_data(wake.user_data()), Some(wake));
         assert_eq!(Key::from_user_data(0), None);
+    }
+
+    #[test]
+    fn a_capped_receive_brings_its_credit_exactly_in_few_entries() {
+        // What comes on a stream: pieces of one size, or as much as there is room for.
+        for (piece, entries_max) in [(u32::MAX, 3), (1500, 14), (32, 12), (1, 10)] {
+            for credit in [1, 2, 255, 256, 257, 4095, 4096, 4097, 8191, 16_384, 1 << 20] {
+                let cap = ReceiveCap { buffer_bytes: 4096 };
+                let (mut left, mut entries) = (credit, 0);
+                while left > 0 {
+                    let (each, total) = cap.limits(left);
+                    let mut brought = 0;
+                    while brought < total {
+                        brought += piece.min(each);
+                    }
+                    assert!(brought <= left, "never more than the credit");
+                    left -= brought;
+                    entries += 1;
+                }
+                let singly = if piece < 256 { 256 / piece } else { 0 };
+                assert!(entries <= entries_max + singly, "{piece} {credit}: {entries}");
+            }
+        }
     }
 
     #[test]

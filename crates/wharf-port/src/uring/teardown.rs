@@ -66,10 +66,11 @@ impl UringPort {
             for entry in reaped {
                 let completion = Completion::read(entry);
                 self.consume(completion);
-                if let Some(key) = Key::from_user_data(completion.user_data) {
-                    if !completion.more && self.is_current(key.kind, key.socket) {
-                        self.forget_operation(key);
-                    }
+                if let Some(key) = Key::from_user_data(completion.user_data)
+                    && !completion.more
+                    && self.is_current(key.kind, key.socket)
+                {
+                    self.forget_operation(key);
                 }
             }
         }

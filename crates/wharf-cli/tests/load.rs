@@ -1,0 +1,345 @@
+//! `wharf bench echo` against a right server and against wrong ones.
+//!
+//! No test looks at how fast anything was: a run is right or wrong, however slow the machine is.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use serde_json::Value;
+
+/// `wharf` with nothing of the caller's settings in its environment but the engine.
+fn wharf() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wharf"));
+    command.current_dir(std::env::temp_dir());
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("WHARF_") && name != "WHARF_ENGINE" {
+            command.env_remove(name.as_ref());
+        }
+    }
+    command
+}
+
+/// `wharf serve` as a process of its own, ended with the value.
+struct Server {
+    process: Child,
+    addr: SocketAddr,
+}
+
+impl Server {
+    fn start(framing: &str) -> Self {
+        Self::start_with(framing, &["--workers", "2"])
+    }
+
+    fn start_with(framing: &str, settings: &[&str]) -> Self {
+        let mut command = wharf();
+        command.args(["serve", "--echo", &format!("{framing}@127.0.0.1:0")]);
+        command.args(settings).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().expect("the program runs");
+        let mut line = String::new();
+        let output = process.stdout.take().expect("piped");
+        BufReader::new(output).read_line(&mut line).expect("a ready line");
+        let echo = line.split_whitespace().find_map(|pair| pair.strip_prefix("echo="));
+        let addr = echo.and_then(|addr| addr.parse().ok());
+        Self { process, addr: addr.unwrap_or_else(|| panic!("no address in {line:?}")) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs the load to its end and gives exit status, standard output, standard error.
+fn bench(addr: SocketAddr, options: &str) -> (i32, String, String) {
+    let mut command = wharf();
+    command.args(["bench", "echo", "--addr", &addr.to_string(), "--warmup", "0"]);
+    if !options.contains("--duration") {
+        command.args(["--duration", "50ms"]);
+    }
+    command.args(options.split_whitespace());
+    let output = command.output().expect("the program runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
+}
+
+/// Runs the load with `--json`; the exit status and the result.
+fn bench_json(addr: SocketAddr, options: &str) -> (i32, Value) {
+    let (status, output, errors) = bench(addr, &format!("{options} --json"));
+    let result = serde_json::from_str(&output);
+    (status, result.unwrap_or_else(|error| panic!("{error} in {output:?}, {errors:?}")))
+}
+
+// ---- a right server -----------------------------------------------------------------------------
+
+/// Every answer is right, and there are at least as many as every connection begins with.
+fn check_right(framing: &str, sizes: &[usize]) {
+    let server = Server::start(framing);
+    for connections in [1, 50] {
+        for depth in [1, 16] {
+            for size in sizes {
+                let options = format!(
+                    "--framing {framing} --connections {connections} --depth {depth} --size {size}"
+                );
+                let (status, result) = bench_json(server.addr, &options);
+                assert_eq!(status, 0, "{options}: {result:#}");
+                assert_eq!(result["right"], true, "{options}: {result:#}");
+                assert_eq!(result["errors_total"], 0, "{options}: {result:#}");
+                assert_eq!(result["connections_opened"], connections, "{options}");
+                assert_eq!(result["settings"]["size_bytes"], *size, "{options}");
+                let verified = result["answers_verified"].as_u64().expect("a number");
+                assert!(verified >= connections * depth, "{options}: {verified}");
+            }
+        }
+    }
+}
+
+/// One test for each framing, so that they run at the same time.
+macro_rules! right {
+    ($($framing:ident $sizes:expr;)+) => {$(
+        #[test]
+        fn $framing() {
+            check_right(stringify!($framing), &$sizes);
+        }
+    )+};
+}
+
+mod every_byte_is_right_in {
+    use super::check_right;
+
+    right! {
+        study [0, 1, 64, 4096, 8192];
+        tutorial [0, 1, 64, 4096, 8192];
+        u16be [0, 1, 64, 4096, 8192];
+        u32be [0, 1, 64, 4096, 8192];
+        u16le [0, 1, 64, 4096, 8192];
+        u32le [0, 1, 64, 4096, 8192];
+        lines [0, 1, 64, 4096, 8192];
+        raw [1, 64, 4096, 8192];
+    }
+}
+
+#[test]
+fn more_may_be_under_way_than_the_server_queues() {
+    let server = Server::start_with("study", &["--limits-frame-bytes-max", "256KiB"]);
+    let (status, result) =
+        bench_json(server.addr, "--connections 3 --depth 16 --size 200KiB --grace 60s");
+    assert_eq!(status, 0, "{result:#}");
+}
+
+#[test]
+fn the_table_says_what_was_measured_and_how() {
+    let server = Server::start("study");
+    let (status, output, _) = bench(server.addr, "--connections 2");
+    assert_eq!(status, 0);
+    for expected in [
+        "study framing",
+        "2 connections x 1 message under way, 64 bytes each",
+        "p99.9",
+        "MB/s each way",
+        "every byte right",
+        "Closed loop",
+    ] {
+        assert!(output.contains(expected), "{expected:?} is missing in:\n{output}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_load_tells_what_it_has() {
+    let server = Server::start("study");
+    let mut command = wharf();
+    command.args(["dummy", "--duration", "1h", "--json", "--addr", &server.addr.to_string()]);
+    let mut load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(load.stderr.take().expect("piped"));
+    let mut line = String::new();
+    errors.read_line(&mut line).expect("a line of progress");
+    assert!(line.contains("messages/s"), "{line:?}");
+    let pid = i32::try_from(load.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    drop(thread::spawn(move || errors.read_to_string(&mut line)));
+    let output = load.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&result["interrupted"], &result["right"]), (&true.into(), &true.into()));
+    let count = |name: &str| result[name].as_u64().expect("a number");
+    assert!(count("connections_opened") > 0, "{result:#}");
+    assert!(count("answers_verified") >= count("connections_opened"), "{result:#}");
+}
+
+// ---- wrong usage, no server ---------------------------------------------------------------------
+
+#[test]
+fn sizes_that_a_framing_cannot_carry_are_wrong_usage() {
+    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    for (options, expected) in [
+        ("--framing raw --size 0", "--size 0 cannot be sent in raw framing"),
+        ("--framing u16be --size 65536", "u16be framing, which takes up to 65,535 bytes"),
+        ("--framing u16le --size 1GiB", "u16le framing, which takes up to 65,535 bytes"),
+        ("--framing tutorial --size 65531", "tutorial framing, which takes up to 65,530 bytes"),
+        ("--size 1MiB --depth 65536", "more than 1 GiB under way on each connection"),
+        ("--size 1TiB", "more than 1 GiB"),
+    ] {
+        let (status, output, errors) = bench(nowhere, options);
+        assert_eq!((status, output.as_str()), (2, ""), "{options}: {errors}");
+        assert!(errors.contains(expected), "{expected:?} is missing in:\n{errors}");
+    }
+}
+
+#[test]
+fn where_nobody_listens_the_address_is_named() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    for options in ["", "--json --connections 1", "--connections 500"] {
+        let (status, output, errors) = bench(addr, options);
+        assert_eq!((status, output.as_str()), (1, ""), "{errors}");
+        assert!(errors.starts_with(&format!("error: cannot connect to {addr}: ")), "{errors}");
+    }
+}
+
+// ---- wrong servers ------------------------------------------------------------------------------
+
+/// What a server does wrong, once on each connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Alters,
+    Drops,
+    Repeats,
+    Swaps,
+    Shortens,
+    ChangesId,
+    Closes,
+}
+
+/// An echo server in the `study` format that goes wrong with the frame of this number, for as long
+/// as the tests run. A number below the depth is sent in any case, however short the load is.
+fn wrong_server(fault: Fault, wrong: u64) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || drop(answer_wrongly(&stream, fault, wrong)));
+        }
+    });
+    addr
+}
+
+fn answer_wrongly(mut stream: &TcpStream, fault: Fault, wrong: u64) -> std::io::Result<()> {
+    let mut held_back = Vec::new();
+    for count in 0.. {
+        let mut frame = vec![0; 12];
+        stream.read_exact(&mut frame)?;
+        let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+        frame.resize(12 + len, 0);
+        stream.read_exact(&mut frame[12..])?;
+        match fault {
+            _ if count != wrong => {}
+            Fault::Alters => frame[12 + 40] ^= 0x01,
+            Fault::Drops => continue,
+            Fault::Repeats => frame.extend_from_within(..),
+            Fault::Swaps => {
+                held_back = frame;
+                continue;
+            }
+            Fault::Shortens => {
+                frame.pop();
+                frame[0] -= 1;
+            }
+            Fault::ChangesId => frame[4] = 2,
+            Fault::Closes => break,
+        }
+        frame.append(&mut held_back);
+        stream.write_all(&frame)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn each_fault_is_found_and_named() {
+    for (fault, depth, kind) in [
+        (Fault::Alters, 1, "altered"),
+        (Fault::Alters, 4, "altered"),
+        (Fault::Drops, 1, "lost"),
+        (Fault::Drops, 4, "lost"),
+        (Fault::Repeats, 1, "repeated"),
+        (Fault::Repeats, 4, "repeated"),
+        (Fault::Swaps, 4, "reordered"),
+        (Fault::Shortens, 1, "wrong_length"),
+        (Fault::ChangesId, 4, "wrong_id"),
+    ] {
+        let wrong = depth / 2;
+        let addr = wrong_server(fault, wrong);
+        for connections in [1, 3] {
+            let options = format!("--connections {connections} --depth {depth} --grace 500ms");
+            let (status, result) = bench_json(addr, &options);
+            let case = format!("{fault:?} {options}: {result:#}");
+            assert_eq!((status, &result["right"]), (1, &false.into()), "{case}");
+            assert_eq!(result["errors"][kind], connections, "{case}");
+            assert_eq!(result["errors_total"], connections, "{case}");
+            assert_eq!(result["first_error"]["kind"], kind, "{case}");
+            assert_eq!(result["first_error"]["sequence"], wrong, "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_altered_byte_is_shown_with_its_place() {
+    let (status, output, _) = bench(wrong_server(Fault::Alters, 0), "--connections 1");
+    assert_eq!(status, 1);
+    for expected in ["first error", "message 0", "from byte 40: expected ", "got      "] {
+        assert!(output.contains(expected), "{expected:?} is missing in:\n{output}");
+    }
+}
+
+#[test]
+fn a_stream_of_raw_bytes_is_verified_too() {
+    // Answers in pieces that have nothing to do with the messages, and alters byte 1,000.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let (mut bytes, mut passed) = ([0; 777], 0);
+        loop {
+            let len = stream.read(&mut bytes)?;
+            if (passed..passed + len).contains(&1000) {
+                bytes[1000 - passed] ^= 0x80;
+            }
+            passed += len;
+            if len == 0 {
+                return std::io::Result::Ok(());
+            }
+            stream.write_all(&bytes[..len])?;
+        }
+    });
+    let (status, result) = bench_json(addr, "--framing raw --size 300 --depth 4 --connections 1");
+    assert_eq!(status, 1, "{result:#}");
+    assert_eq!(result["errors"]["altered"], 1, "{result:#}");
+    assert_eq!(result["errors_total"], 1, "{result:#}");
+    let first = &result["first_error"];
+    assert_eq!((&first["sequence"], &first["bytes"]["offset"]), (&3.into(), &100.into()));
+}
+
+#[test]
+fn a_connection_that_ends_is_an_error_and_ends_the_load_if_it_was_the_last() {
+    // An hour: this test ends because the load notices that nothing is left to do.
+    let (status, result) =
+        bench_json(wrong_server(Fault::Closes, 0), "--connections 2 --duration 1h");
+    assert_eq!(status, 1, "{result:#}");
+    assert_eq!(result["errors"]["connection_lost"], 2, "{result:#}");
+    assert_eq!(result["errors"]["lost"], 2, "{result:#}");
+    assert_eq!(result["connections_opened"], 2, "{result:#}");
+}
+
+#[test]
+fn connections_that_a_full_server_refuses_are_counted() {
+    let server = Server::start_with("study", &["--workers", "1", "--max-sessions", "10"]);
+    let (status, result) = bench_json(server.addr, "--connections 15");
+    assert_eq!(status, 1, "{result:#}");
+    assert_eq!(result["errors"]["connection_lost"], 5, "{result:#}");
+    assert_eq!(result["errors"]["altered"], 0, "{result:#}");
+}
