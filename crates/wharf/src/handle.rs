@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -44,6 +44,9 @@ pub(crate) struct WorkerLink {
     live: Box<[AtomicU32]>,
     /// Sessions that are open or closing.
     pub(crate) sessions: AtomicUsize,
+    /// Within how many nanoseconds it is asked to drain; `NOT_ASKED` if it is not. Beside the inbox,
+    /// because the inbox may be full.
+    drain_within_ns: AtomicU64,
 }
 
 /// Whether the worker threads have been joined.
@@ -54,13 +57,32 @@ pub(crate) enum Ended {
 
 /// What another thread asks of a worker.
 pub(crate) enum Command {
-    Send { to: SessionId, packet_id: u32, body: Box<[u8]> },
-    Close { id: SessionId, reason: CloseReason },
-    Adopt { service: u16, socket: UnboundSocket },
-    Connect { connector: u16, address: SocketAddr },
-    Sessions { only: Option<SessionId>, answer: mpsc::Sender<Vec<SessionInfo>> },
-    Stats { answer: mpsc::Sender<Stats> },
-    Drain { deadline: Duration },
+    Send {
+        to: SessionId,
+        packet_id: u32,
+        body: Box<[u8]>,
+    },
+    Close {
+        id: SessionId,
+        reason: CloseReason,
+    },
+    Adopt {
+        service: u16,
+        socket: UnboundSocket,
+    },
+    Connect {
+        connector: u16,
+        address: SocketAddr,
+    },
+    Sessions {
+        only: Option<SessionId>,
+        answer: mpsc::Sender<Vec<SessionInfo>>,
+    },
+    Stats {
+        answer: mpsc::Sender<Stats>,
+    },
+    /// Look at the link: somebody wants it to drain.
+    Drain,
 }
 
 /// A session as it was when its worker was asked.
@@ -83,12 +105,29 @@ pub struct SessionInfo {
 impl WorkerLink {
     pub(crate) fn new(post: Post<Command>, max_sessions: usize) -> Self {
         let live = (0..max_sessions).map(|_| AtomicU32::new(0)).collect();
-        Self { post, live, sessions: AtomicUsize::new(0) }
+        let drain_within_ns = AtomicU64::new(NOT_ASKED);
+        Self { post, live, sessions: AtomicUsize::new(0), drain_within_ns }
     }
 
     /// How many sessions the worker may have.
     pub(crate) fn slots(&self) -> usize {
         self.live.len()
+    }
+
+    fn ask_to_drain(&self, within: Duration) {
+        let nanos = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX).min(NOT_ASKED - 1);
+        self.drain_within_ns.fetch_min(nanos, Ordering::Release);
+        // Only to wake it: a worker whose inbox is full looks at the link when it empties that, and
+        // one that is gone has drained.
+        let _ = self.post.post(Command::Drain);
+    }
+
+    /// Within which time the worker is to drain, if that was asked of it since the last call.
+    pub(crate) fn take_drain(&self) -> Option<Duration> {
+        match self.drain_within_ns.swap(NOT_ASKED, Ordering::Acquire) {
+            NOT_ASKED => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
     }
 
     pub(crate) fn set_live(&self, id: SessionId, live: bool) {
@@ -197,7 +236,8 @@ impl Handle {
     /// Every session. Waits for the workers.
     ///
     /// # Errors
-    /// [`Error::OnWorker`] on a worker's thread.
+    /// [`Error::OnWorker`] on a worker's thread; [`SendError::WouldExceed`] if a worker has more to do
+    /// than it may.
     pub fn sessions(&self) -> Result<Vec<SessionInfo>> {
         let parts = self.ask(&self.0.workers, |answer| Command::Sessions { only: None, answer })?;
         Ok(parts.into_iter().flatten().collect())
@@ -206,7 +246,8 @@ impl Handle {
     /// One session, if it still is. Waits for its worker.
     ///
     /// # Errors
-    /// [`Error::OnWorker`] on a worker's thread.
+    /// [`Error::OnWorker`] on a worker's thread; [`SendError::WouldExceed`] if a worker has more to do
+    /// than it may.
     pub fn session(&self, id: SessionId) -> Result<Option<SessionInfo>> {
         let worker = usize::from(id.worker());
         let workers = self.0.workers.get(worker..=worker).unwrap_or_default();
@@ -217,7 +258,8 @@ impl Handle {
     /// What the server has counted. Waits for the workers.
     ///
     /// # Errors
-    /// [`Error::OnWorker`] on a worker's thread.
+    /// [`Error::OnWorker`] on a worker's thread; [`SendError::WouldExceed`] if a worker has more to do
+    /// than it may.
     pub fn stats(&self) -> Result<Stats> {
         let mut total = Stats::default();
         for part in self.ask(&self.0.workers, |answer| Command::Stats { answer })? {
@@ -227,6 +269,9 @@ impl Handle {
     }
 
     /// Asks workers and waits for their answers; a worker that has ended gives none.
+    ///
+    /// # Errors
+    /// On a worker's thread; or a worker's inbox is full, and its part of the answer would be missing.
     fn ask<T>(
         &self,
         workers: &[WorkerLink],
@@ -237,8 +282,11 @@ impl Handle {
         }
         let (answer, answers) = mpsc::channel();
         for worker in workers {
-            // An inbox that is full or gone drops the command, and with it the answer's sender.
-            let _ = worker.post.post(command(answer.clone()));
+            match worker.post.post(command(answer.clone())) {
+                Err(wharf_port::PostError::Full(_)) => return Err(SendError::WouldExceed.into()),
+                // A worker that is gone drops the command, and with it the answer's sender.
+                Ok(()) | Err(wharf_port::PostError::Closed(_)) => {}
+            }
         }
         drop(answer);
         Ok(answers.into_iter().collect())
@@ -249,12 +297,7 @@ impl Handle {
     /// [`join`](Self::join) waits. Calling it again can only bring the deadline nearer.
     pub fn drain(&self, deadline: Duration) {
         for worker in &self.0.workers {
-            while let Err(wharf_port::PostError::Full(_)) =
-                worker.post.post(Command::Drain { deadline })
-            {
-                // The worker is behind; it empties its inbox every turn.
-                std::hint::spin_loop();
-            }
+            worker.ask_to_drain(deadline);
         }
     }
 
@@ -301,6 +344,8 @@ impl Links {
         self.workers.iter().min_by_key(busy).expect("a server has a worker")
     }
 }
+
+const NOT_ASKED: u64 = u64::MAX;
 
 thread_local! {
     static ON_WORKER: Cell<bool> = const { Cell::new(false) };

@@ -23,7 +23,7 @@ pub struct Limits {
     /// for nobody. `None`: no such deadline.
     pub first_frame_timeout: Option<Duration>,
     /// Bytes queued for a peer above which nothing more is received from it (256 KiB); receiving
-    /// goes on below half of it. A peer that does not read its answers is not asked for more
+    /// goes on at half of it. A peer that does not read its answers is not asked for more
     /// questions.
     pub send_queue_bytes_soft: usize,
     /// Bytes queued for a peer above which a send is refused (1 MiB), and
@@ -37,8 +37,9 @@ pub struct Limits {
     /// Closing with unread input would reset the connection, and the reset would destroy answers
     /// that are still on their way.
     pub linger_timeout: Duration,
-    /// How much is read and discarded meanwhile (64 KiB); beyond that the connection is closed as it
-    /// is.
+    /// How much is read and discarded once a session closes (64 KiB). Beyond that nothing more is
+    /// read, and the connection is closed as it is when `linger_timeout` has passed: a peer that
+    /// goes on sending costs no work, and still has that long to read what it was sent.
     pub linger_bytes_max: usize,
     /// Bytes that may arrive from one session before the others have had their turn (16 KiB).
     pub receive_credit_bytes: u32,

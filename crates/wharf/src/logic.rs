@@ -123,7 +123,8 @@ impl<F: Framing, H: Handler> Logic<F, H> {
         while let Some(unread) = &session.unread {
             let seen = unread.bytes.len();
             let lacking = match unread.need {
-                Need::AtLeast(total) => total - seen,
+                // A framing that asks for no more than there is gets a byte at a time.
+                need @ Need::AtLeast(_) => need.frame_bytes_min(seen) - seen,
                 Need::More => frame_max - seen,
             };
             let taken = lacking.min(input.len());

@@ -207,9 +207,14 @@ impl Session {
         }
     }
 
-    /// The deadline's timer has fired.
-    pub(crate) fn deadline_passed(&mut self) {
-        self.deadline = None;
+    /// A timer of its deadline has fired; false if another has been set since, by something that was
+    /// due in the same turn.
+    pub(crate) fn deadline_passed(&mut self, timers: &Wheel<TimerKey>) -> bool {
+        let passed = self.deadline.is_some_and(|timer| !timers.contains(timer));
+        if passed {
+            self.deadline = None;
+        }
+        passed
     }
 
     pub(crate) fn set_timer(&mut self, shared: &mut Shared, delay: Duration, key: u64) {
@@ -226,6 +231,14 @@ impl Session {
         if let Some(timer) = self.take_timer(key) {
             shared.timers.cancel(timer);
         }
+    }
+
+    /// Forgets the handler's timer with this key, which has fired; false if it was cancelled or set
+    /// again since, by something that was due in the same turn.
+    pub(crate) fn timer_fired(&mut self, timers: &Wheel<TimerKey>, key: u64) -> bool {
+        let mut set = self.user_timers.iter().flat_map(|timers| timers.iter());
+        let fired = set.any(|(other, id)| *other == key && !timers.contains(*id));
+        fired && self.take_timer(key).is_some()
     }
 
     /// Forgets the handler's timer with this key; `None` if there is none.

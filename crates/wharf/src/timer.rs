@@ -83,16 +83,20 @@ impl<K: Copy> Wheel<K> {
         TimerId { slot, generation: generation.expect("the generation of a timer is odd") }
     }
 
+    /// Whether the timer has neither expired nor been cancelled.
+    pub(crate) fn contains(&self, id: TimerId) -> bool {
+        let entry = self.entries.get(id.slot as usize);
+        entry.is_some_and(|entry| entry.generation == id.generation.get())
+    }
+
     /// Takes a timer away before it expires. False if it is no longer there.
     pub(crate) fn cancel(&mut self, id: TimerId) -> bool {
-        match self.entries.get(id.slot as usize) {
-            Some(entry) if entry.generation == id.generation.get() => {
-                self.unlink(id.slot);
-                self.give_back_entry(id.slot);
-                true
-            }
-            _ => false,
+        let there = self.contains(id);
+        if there {
+            self.unlink(id.slot);
+            self.give_back_entry(id.slot);
         }
+        there
     }
 
     /// Moves the time on to `now_ns` and appends the keys of all timers that are due by then to

@@ -227,11 +227,6 @@ impl Worker {
             }
             Stage::Flushing | Stage::Lingering => {
                 session.discarded_bytes += buffer.len();
-                if session.discarded_bytes > session.limits.linger_bytes_max
-                    && session.stage == Stage::Lingering
-                {
-                    self.join(id, Close::Graceful);
-                }
             }
             Stage::Connecting | Stage::Joining(_) => {}
         }
@@ -270,8 +265,6 @@ impl Worker {
             (_, Some(reason)) => self.fail(id, reason),
             (Stage::Open, None) if session.receive_over => self.end(id, CloseReason::PeerClosed),
             (Stage::Lingering, None) if session.receive_over => self.join(id, Close::Graceful),
-            (Stage::Flushing, None)
-                if session.discarded_bytes > session.limits.linger_bytes_max => {}
             (Stage::Open | Stage::Flushing | Stage::Lingering, None) => self.start_receive(id),
             (Stage::Connecting, None) => unreachable!("no receive before the connection is there"),
         }
@@ -310,7 +303,7 @@ impl Worker {
             Stage::Open => session.queue.release(),
             Stage::Connecting | Stage::Lingering => {}
         }
-        if session.receive_held && session.queue.bytes() < session.limits.send_queue_bytes_soft / 2
+        if session.receive_held && session.queue.bytes() <= session.limits.send_queue_bytes_soft / 2
         {
             session.receive_held = false;
             self.start_receive(id);
@@ -507,7 +500,15 @@ impl Worker {
     fn start_receive(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let held = session.receive_held && session.stage == Stage::Open;
-        let receives = matches!(session.stage, Stage::Open | Stage::Flushing | Stage::Lingering);
+        let receives = match session.stage {
+            Stage::Open => true,
+            // Beyond that nothing more is read; the connection stays until its deadline, because
+            // closing it with unread input would destroy what the peer has not yet got.
+            Stage::Flushing | Stage::Lingering => {
+                session.discarded_bytes <= session.limits.linger_bytes_max
+            }
+            Stage::Connecting | Stage::Joining(_) => false,
+        };
         if session.receive_in_flight || session.receive_over || held || !receives {
             return;
         }
@@ -588,7 +589,7 @@ impl Worker {
     fn end_stream(&mut self, id: SessionId) {
         let session = self.sessions.get(id).expect("ends its stream once");
         self.port.shutdown_write(session.socket);
-        if session.receive_over || session.discarded_bytes > session.limits.linger_bytes_max {
+        if session.receive_over {
             return self.join(id, Close::Graceful);
         }
         session.stage = Stage::Lingering;
@@ -651,7 +652,9 @@ impl Worker {
 
     fn on_deadline(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
-        session.deadline_passed();
+        if !session.deadline_passed(&self.shared.timers) {
+            return;
+        }
         match session.stage {
             Stage::Open if session.first_frame_seen => {}
             Stage::Open => self.end(id, CloseReason::FirstFrameTimeout),
@@ -664,7 +667,7 @@ impl Worker {
 
     fn on_user_timer(&mut self, id: SessionId, key: u64) {
         let Some(session) = self.sessions.get(id) else { return };
-        if session.take_timer(key).is_some() && session.is_open() {
+        if session.timer_fired(&self.shared.timers, key) && session.is_open() {
             self.services[usize::from(session.service)].on_timer(session, &mut self.shared, key);
             self.after_call(id);
         }
@@ -679,10 +682,14 @@ impl Worker {
     fn run_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.commands);
         self.inbox.drain(&mut commands);
+        let asked = !commands.is_empty();
         for command in commands.drain(..) {
             self.run_command(command);
         }
         self.commands = commands;
+        if asked && let Some(within) = self.link().take_drain() {
+            self.drain(within);
+        }
     }
 
     fn run_command(&mut self, command: Command) {
@@ -693,13 +700,15 @@ impl Worker {
             Command::Connect { connector, address } if !self.draining => {
                 self.start_connect(Attempt { connector, address, failures: 0 });
             }
-            Command::Connect { .. } => {
+            Command::Connect { connector, address } => {
                 self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+                let attempt = Attempt { connector, address, failures: 0 };
+                self.connect_failed(attempt, &io::Error::other("the server is draining"));
             }
             // Whoever asked may have stopped waiting.
             Command::Sessions { only, answer } => drop(answer.send(self.describe(only))),
             Command::Stats { answer } => drop(answer.send(self.stats())),
-            Command::Drain { deadline } => self.drain(deadline),
+            Command::Drain => {} // when all others have been run
         }
     }
 

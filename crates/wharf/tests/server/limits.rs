@@ -1,0 +1,184 @@
+//! What happens at each limit, and that it happens to nobody else.
+
+use wharf::{
+    CloseReason, Limits, SendError,
+    framing::LengthField,
+    port::{Config, EngineChoice},
+};
+
+use crate::support::*;
+
+/// A peer that never reads: above the soft mark nothing more is received from it. Without that its
+/// queue would grow to the hard mark, which ends the session.
+#[test]
+fn a_peer_that_does_not_read_is_asked_for_nothing_more() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        let limits = Limits { send_queue_bytes_soft: 64 * 1024, ..calm() };
+        // One more credit comes in; where the system cannot stop there, all buffers at most (P9).
+        let port = Config {
+            receive_buffers: 32,
+            engine: EngineChoice::Named(engine),
+            ..Config::default()
+        };
+        let queued_max =
+            limits.send_queue_bytes_soft + 32 * port.receive_buffer_bytes as usize + 16 * 1024;
+        let events = Events::new();
+        let builder =
+            builder(engine).port(port).limits(limits).listen(ANY_PORT, framing, events.echo());
+        let mut server = events.start(builder);
+        let mut client = Client::connect_narrow(server.address());
+        let id = server.opened();
+        let mut other = server.connect();
+        let sent = wire(&framing, &vec![&[3; 8000][..]; 2000]);
+        let mut writer = Client::from(client.0.try_clone().unwrap());
+        beside(
+            || writer.write(&sent),
+            || {
+                let queued = || server.handle.session(id).unwrap().unwrap().queued_bytes;
+                // Held at more than the mark, it is let go at half of it.
+                wait_until(|| queued() > 32 * 1024);
+                for _ in 0..100 {
+                    other.echo(&framing, b"not affected");
+                    assert!(queued() <= queued_max, "{}", queued());
+                }
+                let received = client.read(sent.len());
+                assert!(received == sent, "all of it, in order");
+            },
+        );
+        client.echo(&framing, b"and it goes on");
+        server.finish();
+    });
+}
+
+/// The smallest soft mark there is: receiving must still go on once the queue is empty.
+#[test]
+fn a_soft_mark_of_one_byte_still_lets_a_session_go_on() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        let limits = Limits { send_queue_bytes_soft: 1, ..calm() };
+        let server = TestServer::with(engine, framing, limits, echo);
+        let mut client = server.connect();
+        for _ in 0..10 {
+            // More than a credit, so that the receive ends and must be started again.
+            let sent = wire(&framing, &[&[1; 8000], &[2; 8000], &[3; 8000]]);
+            client.write(&sent);
+            assert!(client.read(sent.len()) == sent);
+        }
+        server.finish();
+    });
+}
+
+#[test]
+fn unasked_sends_to_a_peer_that_does_not_read_abort_it() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u32_be();
+        let mut server = TestServer::with(engine, framing, calm(), |cx, on| {
+            if let On::Frame(b"flood") = on {
+                while cx.try_send(&[0; 16 * 1024]).is_ok() {}
+                assert!(cx.queued_bytes() <= Limits::default().send_queue_bytes_max);
+                assert_eq!(cx.try_send(&[0; 16 * 1024]), Err(SendError::WouldExceed));
+                assert_eq!(cx.try_send(b"a short one fits"), Ok(()));
+                assert_eq!(cx.send(&[0; 16 * 1024]), Err(SendError::WouldExceed));
+                assert_eq!(cx.send(b"over"), Err(SendError::Closed));
+                return Ok(());
+            }
+            echo(cx, on)
+        });
+        let mut client = server.connect();
+        let mut other = server.connect();
+        client.write(&wire(&framing, &[b"flood"]));
+        assert_eq!(server.closed().1, CloseReason::SlowConsumer);
+        assert_eq!(client.read_to_end(), (vec![], End::Reset));
+        other.echo(&framing, b"not affected");
+        let stats = server.finish().stats;
+        assert!(stats.bytes_lost > 900_000, "{}", stats.bytes_lost);
+    });
+}
+
+/// `try_send` at the hard mark refuses and no more: the session lives, and takes more once its peer
+/// has read.
+#[test]
+fn try_send_only_refuses() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u32_be();
+        let server = TestServer::with(engine, framing, calm(), |cx, on| {
+            if let On::Frame(b"fill") = on {
+                while cx.try_send(&[0; 16 * 1024]).is_ok() {}
+                return Ok(());
+            }
+            echo(cx, on)
+        });
+        let mut client = server.connect();
+        client.write(&wire(&framing, &[b"fill", b"refused"]));
+        let one = 16 * 1024 + 4;
+        let filled = Limits::default().send_queue_bytes_max / one * one;
+        client.read(filled);
+        // The echo of `refused` fitted into what was left.
+        client.read(wire(&framing, &[b"refused"]).len());
+        client.echo(&framing, b"again");
+        server.finish();
+    });
+}
+
+/// From another thread the hard mark is noticed by the worker, and means the same.
+#[test]
+fn sends_from_another_thread_abort_a_peer_that_does_not_read() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u32_be();
+        let mut server = TestServer::with(engine, framing, calm(), echo);
+        let mut client = Client::connect_narrow(server.address());
+        let id = server.opened();
+        wait_until(|| server.handle.send(id, &[0; 64 * 1024]) == Err(SendError::Closed));
+        assert_eq!(server.closed(), (id, CloseReason::SlowConsumer));
+        assert_eq!(client.end(), End::Reset);
+        server.finish();
+    });
+}
+
+#[test]
+fn sessions_beyond_the_limit_are_refused_until_there_is_room() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        let events = Events::new();
+        let builder = builder(engine).workers(1).max_sessions(3).limits(calm()).listen(
+            ANY_PORT,
+            framing,
+            events.echo(),
+        );
+        let mut server = events.start(builder);
+        let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| client.echo(&framing, b"in"));
+        for _ in 0..5 {
+            let (received, _) = server.connect().read_to_end();
+            assert_eq!(received, b"");
+        }
+        clients.iter_mut().for_each(|client| client.echo(&framing, b"not affected"));
+        for _ in 0..5 {
+            drop(clients.pop());
+            server.closed();
+            wait_until(|| server.handle.count() == 2);
+            let mut client = server.connect();
+            client.echo(&framing, b"there is room again");
+            clients.push(client);
+        }
+        assert_eq!(server.finish().stats.refused, 5);
+    });
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_anything_starts() {
+    let listen = |builder: wharf::Builder, limits| {
+        builder.limits(limits).listen(ANY_PORT, LengthField::u16_be(), Events::new().echo())
+    };
+    for (builder, named) in [
+        (listen(wharf::Server::builder(), Limits { frame_bytes_max: 0, ..calm() }), "frame_bytes"),
+        (listen(wharf::Server::builder().workers(0), calm()), "workers"),
+        (listen(wharf::Server::builder().workers(257), calm()), "workers"),
+        (listen(wharf::Server::builder().max_sessions(0), calm()), "max_sessions"),
+        (listen(wharf::Server::builder().max_sessions(1 << 25), calm()), "max_sessions"),
+    ] {
+        let error = builder.start().map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}

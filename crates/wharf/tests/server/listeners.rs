@@ -1,0 +1,153 @@
+//! Listening: on several addresses, with several workers, at the limits of the system.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
+};
+
+use wharf::framing::{LengthField, Lines};
+
+use crate::support::*;
+
+const FRAMING: LengthField = LengthField::u16_be();
+
+#[test]
+fn one_accepting_worker_hands_connections_to_the_one_with_the_fewest() {
+    on_every_engine(|engine| {
+        let builder = builder(engine).workers(4).share_listeners(false).limits(calm());
+        let mut server = Events::new().with(|e| builder.listen(ANY_PORT, FRAMING, e.echo()));
+        let mut clients = Vec::new();
+        let mut by_worker = [0; 4];
+        for _ in 0..40 {
+            let mut client = server.connect();
+            client.echo(&FRAMING, b"x");
+            by_worker[(server.opened().as_u64() >> 56) as usize] += 1;
+            clients.push(client);
+        }
+        assert_eq!(by_worker, [10; 4]);
+        drop(clients);
+        wait_until(|| server.handle.count() == 0);
+        let report = server.finish();
+        assert_eq!(report.stats.accepted, 40);
+    });
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_names_the_address() {
+    on_every_engine(|engine| {
+        let other = TcpListener::bind(ANY_PORT).unwrap();
+        let wharf = TestServer::with(engine, FRAMING, calm(), echo);
+        for address in [other.local_addr().unwrap(), wharf.address()] {
+            for share in [true, false] {
+                let error = builder(engine)
+                    .share_listeners(share)
+                    .listen(address, FRAMING, Events::new().echo())
+                    .start()
+                    .map(|_| ())
+                    .unwrap_err();
+                assert!(error.to_string().contains(&address.to_string()), "{error}");
+                let wharf::Error::Io { source, .. } = &error else { panic!("{error}") };
+                assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
+            }
+        }
+        wharf.connect().echo(&FRAMING, b"not affected");
+        wharf.finish();
+    });
+}
+
+#[test]
+fn an_address_that_is_none_is_an_error() {
+    let error = wharf::Server::builder().listen("127.0.0.1:none", FRAMING, Events::new().echo());
+    let error = error.start().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1:none"), "{error}");
+}
+
+#[test]
+fn each_listener_has_its_framing_its_handler_and_its_limits() {
+    on_every_engine(|engine| {
+        let upper = |cx: &mut wharf::Context<'_, ()>, on: On<'_>| {
+            if let On::Frame(body) = on {
+                cx.send(&body.to_ascii_uppercase())?;
+            }
+            Ok(())
+        };
+        let narrow = wharf::Limits { frame_bytes_max: 4, ..calm() };
+        let events = Events::new();
+        let builder = builder(engine)
+            .limits(calm())
+            .listen(ANY_PORT, FRAMING, events.echo())
+            .listen(ANY_PORT, Lines, events.script(upper))
+            .limits(narrow)
+            .listen(ANY_PORT, FRAMING, events.echo());
+        let server = events.start(builder);
+        let addresses: Vec<SocketAddr> = server.handle.local_addrs().to_vec();
+        assert_eq!(addresses.len(), 3);
+        assert!(addresses.iter().all(|address| address.port() != 0));
+        for _ in 0..4 {
+            Client::connect(addresses[0]).echo(&FRAMING, b"plain");
+            let mut lines = Client::connect(addresses[1]);
+            lines.write(b"loud\n");
+            assert_eq!(lines.read(5), b"LOUD\n");
+            let mut short = Client::connect(addresses[2]);
+            short.echo(&FRAMING, b"four");
+            short.write(&wire(&FRAMING, &[b"five!"]));
+            assert_eq!(short.end(), End::OfStream);
+        }
+        let stats = server.finish().stats;
+        assert_eq!(stats.closed_for(wharf::CloseReason::Protocol), 4);
+    });
+}
+
+/// No descriptor left: the connection waits in the backlog, those that are open go on, and it is
+/// accepted once there is room. In a process of its own, with a limit of its own.
+#[cfg(unix)]
+#[test]
+fn accepting_at_the_descriptor_limit_recovers() {
+    const FEW: &str = "TEST_WITH_FEW_DESCRIPTORS";
+    if std::env::var_os(FEW).is_some() {
+        return accept_at_the_descriptor_limit();
+    }
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 80 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "listeners::accepting_at_the_descriptor_limit_recovers"])
+        .args(["--nocapture", "--test-threads=1"])
+        .env(FEW, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[cfg(unix)]
+fn accept_at_the_descriptor_limit() {
+    on_every_engine(|engine| {
+        let builder = builder(engine).workers(1).limits(calm());
+        let mut server = Events::new().with(|e| builder.listen(ANY_PORT, FRAMING, e.echo()));
+        let mut clients = Vec::new();
+        for _ in 0..10 {
+            clients.push(server.connect());
+            server.opened();
+        }
+        // Take all that is left, then give one back, for the client alone.
+        let mut taken = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        assert!(taken.len() < 80, "the limit holds");
+        taken.pop();
+        let mut waiting = Client::from(TcpStream::connect(server.address()).unwrap());
+        server.until(|stats| stats.accept_errors > 0);
+        for client in &mut clients {
+            client.echo(&FRAMING, b"not affected");
+        }
+        let failures = || server.handle.stats().unwrap().accept_errors;
+        let before = failures();
+        wait_until(|| failures() > before + 1); // it tries again, after a pause each time
+        taken.clear();
+        waiting.echo(&FRAMING, b"in at last");
+        assert_eq!(server.handle.count(), 11);
+        drop((clients, waiting));
+        server.finish();
+    });
+}

@@ -1,0 +1,15 @@
+//! Whole servers on real sockets on 127.0.0.1, each test on every engine that works here
+//! (`WHARF_ENGINE=poll` and the like restrict them to one). Every test ends in
+//! [`TestServer::finish`](support::TestServer::finish), which checks the idle invariant.
+
+mod closing;
+mod connectors;
+mod drain;
+mod echo;
+mod handle;
+mod handlers;
+mod limits;
+mod listeners;
+mod protocol;
+mod support;
+mod timers;
