@@ -63,7 +63,7 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
         .run()
 }
 
-fn cache_folder() -> Result<PathBuf> {
+pub(crate) fn cache_folder() -> Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = base.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
     let folder = base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("wharf");
@@ -72,15 +72,15 @@ fn cache_folder() -> Result<PathBuf> {
 }
 
 /// Debian's toolchain, unpacked.
-struct Toolchain {
+pub(crate) struct Toolchain {
     usr: PathBuf,
 }
 
 impl Toolchain {
-    fn open(cache: &Path) -> Result<Toolchain> {
+    pub(crate) fn open(cache: &Path) -> Result<Toolchain> {
         let unpacked = cache.join("debian-rust");
         if !unpacked.join("usr/bin/cargo").exists() {
-            Self::unpack(cache, &unpacked)?;
+            unpack(cache, &unpacked, &PACKAGES)?;
         }
         let toolchain = Toolchain { usr: unpacked.join("usr") };
         let version = toolchain.command("rustc", cache).arg("--version").output()?;
@@ -91,42 +91,6 @@ impl Toolchain {
         Ok(toolchain)
     }
 
-    fn unpack(cache: &Path, unpacked: &Path) -> Result<()> {
-        let simulate = Cmd::line(cache, "apt-get install --simulate --reinstall")
-            .arg("--no-install-recommends")
-            .args(PACKAGES);
-        let plan = match simulate.output() {
-            Ok(plan) => plan,
-            Err(_) => {
-                // A fresh image has no package lists yet.
-                Cmd::line(cache, "apt-get update -qq").run()?;
-                simulate.output().context("this step needs Debian 12's packages")?
-            }
-        };
-        let packages: Vec<&str> = plan
-            .lines()
-            .filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
-            .collect();
-        ensure!(!packages.is_empty(), "apt has no plan to install {PACKAGES:?}:\n{plan}");
-        let work = tempfile::tempdir_in(cache)?;
-        let files = work.path().join("packages");
-        let tree = work.path().join("tree");
-        fs::create_dir(&files)?;
-        Cmd::line(&files, "apt-get download -qq -o APT::Sandbox::User=root")
-            .args(packages)
-            .run()?;
-        for file in fs::read_dir(&files)? {
-            Cmd::new(cache, "dpkg")
-                .arg("--extract")
-                .args([file?.path(), tree.clone()].map(|path| path.display().to_string()))
-                .run()?;
-        }
-        if unpacked.exists() {
-            fs::remove_dir_all(unpacked)?;
-        }
-        fs::rename(&tree, unpacked).with_context(|| unpacked.display().to_string())
-    }
-
     /// A program of the toolchain that uses its own libraries, and nothing of rustup.
     fn command(&self, program: &str, dir: &Path) -> Cmd {
         let path = |relative: &str| self.usr.join(relative).display().to_string();
@@ -135,11 +99,61 @@ impl Toolchain {
             .env_remove("RUSTC_WRAPPER")
             .env("RUSTC", path("bin/rustc"))
             .env("RUSTDOC", path("bin/rustdoc"))
-            .env("LD_LIBRARY_PATH", format!("{}:{}", path("lib/x86_64-linux-gnu"), path("lib")))
+            .env("LD_LIBRARY_PATH", self.library_path())
     }
 
-    fn cargo(&self, dir: &Path) -> Cmd {
+    /// Where the dynamic linker finds what the programs need.
+    pub(crate) fn library_path(&self) -> String {
+        let usr = self.usr.display();
+        format!("{usr}/lib/x86_64-linux-gnu:{usr}/lib")
+    }
+
+    pub(crate) fn cargo(&self, dir: &Path) -> Cmd {
         // Building the standard library is an unstable feature of a stable toolchain.
         self.command("cargo", dir).env("RUSTC_BOOTSTRAP", "1")
     }
 }
+
+/// Unpacks Debian packages, and what they need and this machine lacks, into a folder of their own,
+/// with a list of the packages' files in it.
+pub(crate) fn unpack(cache: &Path, unpacked: &Path, packages: &[&str]) -> Result<()> {
+    let simulate = Cmd::line(cache, "apt-get install --simulate --reinstall")
+        .arg("--no-install-recommends")
+        .args(packages.iter().copied());
+    let plan = match simulate.output() {
+        Ok(plan) => plan,
+        Err(_) => {
+            // A fresh image has no package lists yet.
+            Cmd::line(cache, "apt-get update -qq").run()?;
+            simulate.output().context("this step needs Debian 12's packages")?
+        }
+    };
+    let planned: Vec<&str> = plan
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
+        .collect();
+    ensure!(!planned.is_empty(), "apt has no plan to install {packages:?}:\n{plan}");
+    let work = tempfile::tempdir_in(cache)?;
+    let files = work.path().join("packages");
+    let tree = work.path().join("tree");
+    fs::create_dir(&files)?;
+    Cmd::line(&files, "apt-get download -qq -o APT::Sandbox::User=root").args(planned).run()?;
+    let mut names = Vec::new();
+    for file in fs::read_dir(&files)? {
+        let path = file?.path();
+        names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        Cmd::new(cache, "dpkg")
+            .arg("--extract")
+            .args([path, tree.clone()].map(|path| path.display().to_string()))
+            .run()?;
+    }
+    names.sort();
+    fs::write(tree.join(PACKAGES_FILE), names.join("\n") + "\n")?;
+    if unpacked.exists() {
+        fs::remove_dir_all(unpacked)?;
+    }
+    fs::rename(&tree, unpacked).with_context(|| unpacked.display().to_string())
+}
+
+/// What [`unpack`] writes the names of the packages' files to.
+pub(crate) const PACKAGES_FILE: &str = "packages";

@@ -8,6 +8,7 @@ mod markdown;
 mod process;
 mod readme;
 mod tidy;
+mod wine;
 
 use std::{env, path::PathBuf, process::ExitCode};
 
@@ -20,6 +21,7 @@ Usage: cargo xtask TASK
   tidy                                            rules that no compiler checks
   cross-check                                     type-check for Windows, FreeBSD, macOS and wasm32
   tsan                                            tests under the thread sanitizer
+  wine                                            lints for Windows, and the tests under Wine
   readme                                          run what README.md tells a reader to run
 ";
 
@@ -41,7 +43,7 @@ fn run() -> Result<()> {
     let rest: Vec<String> = args.collect();
     match task.as_deref() {
         Some("ci") => ci::run(&root, &rest),
-        Some(task @ ("tidy" | "cross-check" | "tsan" | "readme")) => {
+        Some(task @ ("tidy" | "cross-check" | "tsan" | "wine" | "readme")) => {
             if let Some(extra) = rest.first() {
                 bail!("{task} takes no argument, found `{extra}`\n{USAGE}");
             }
