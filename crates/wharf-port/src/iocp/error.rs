@@ -15,8 +15,8 @@ use windows_sys::Win32::{
     },
     Networking::WinSock::{
         WSA_OPERATION_ABORTED, WSAECANCELLED, WSAECONNABORTED, WSAECONNREFUSED, WSAECONNRESET,
-        WSAEHOSTUNREACH, WSAEMFILE, WSAENETRESET, WSAENETUNREACH, WSAENOBUFS, WSAESHUTDOWN,
-        WSAETIMEDOUT,
+        WSAEHOSTUNREACH, WSAEMFILE, WSAENETRESET, WSAENETUNREACH, WSAENOBUFS, WSAENOTCONN,
+        WSAESHUTDOWN, WSAETIMEDOUT,
     },
 };
 
@@ -45,7 +45,9 @@ pub(super) fn is_aborted(error: &io::Error) -> bool {
 /// Whether an accept failed because of the connection alone, which its client has given up.
 pub(super) fn is_of_the_connection(error: &io::Error) -> bool {
     let code = error.raw_os_error();
-    [WSAECONNRESET, WSAECONNABORTED, WSAENETRESET, WSAETIMEDOUT].map(Some).contains(&code)
+    [WSAECONNRESET, WSAECONNABORTED, WSAENETRESET, WSAENOTCONN, WSAETIMEDOUT]
+        .map(Some)
+        .contains(&code)
 }
 
 /// Whether the system is short of memory at present, so that the same call may succeed later (W9).
