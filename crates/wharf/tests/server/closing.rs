@@ -35,6 +35,10 @@ fn after_a_half_close_the_answers_still_arrive() {
 
 #[test]
 fn a_reset_at_any_stage_ends_that_session_alone() {
+    if !resets_are_sent() {
+        eprintln!("left out: no client here can reset a connection");
+        return;
+    }
     on_every_engine(|engine| {
         let framing = LengthField::u16_be();
         let mut server = TestServer::with(engine, framing, calm(), echo);
@@ -220,7 +224,7 @@ fn flushing_has_an_end() {
         wait_until(|| server.handle.stats().unwrap().accepted == 1 && server.handle.count() == 0);
         let (received, end) = client.read_to_end();
         assert!(received.len() < 16 << 20);
-        assert_eq!(end, End::Reset);
+        end.assert_reset();
         let stats = server.finish().stats;
         assert!(stats.bytes_lost > 0);
         assert_eq!(stats.closed_for(CloseReason::Handler), 1);

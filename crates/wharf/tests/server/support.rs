@@ -346,6 +346,23 @@ pub(crate) enum End {
     Reset,
 }
 
+impl End {
+    /// That the connection was reset, as far as this system lets a reset be seen.
+    #[track_caller]
+    pub(crate) fn assert_reset(self) {
+        assert!(self == End::Reset || !resets_are_sent(), "{self:?}");
+    }
+}
+
+/// False under Wine, which ends the stream before it closes a socket: closing with a linger time of
+/// zero sends FIN there.
+pub(crate) fn resets_are_sent() -> bool {
+    let wine = |(_, found): &(_, io::Result<port::EngineInfo>)| {
+        found.as_ref().is_ok_and(|info| info.detail.contains("Wine"))
+    };
+    !port::probe().iter().any(wine)
+}
+
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::from(TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts"))
