@@ -135,7 +135,7 @@ fn mistakes_elsewhere_are_wrong_usage_too() {
         (&["--echo", "line@127.0.0.1:1"], None, &["did you mean `lines`?"]),
         (&["--config", "none.toml"], None, &["none.toml: cannot be read"]),
         (&["serv"], None, &["serve"]),
-        (&["bench"], None, &["Usage: wharf bench"]),
+        (&["bench"], None, &["Usage: wharf", " bench <COMMAND>"]),
         (&["bench", "echo", "--depth", "0"], None, &["--depth"]),
         (&["completions"], None, &["<shell>"]),
         (&[], Some(("WHARF_WORKES", "2")), &["`WHARF_WORKES`", "did you mean `WHARF_WORKERS`?"]),
