@@ -8,7 +8,7 @@ use loom::sync::Arc;
 use std::sync::Arc;
 
 use super::{
-    Held, SimNet, SimStream, foreign,
+    Held, SimNet, SimStream,
     in_flight::{Delivered, Delivery, Lane, Source, Work},
     world::{Buffers, Id, PortId, Queue, World},
 };
@@ -184,7 +184,7 @@ impl CompletionPort for SimPort {
                 Ok(self.bind(id, Kind::Stream))
             }
             #[cfg(any(unix, windows))]
-            Stream::Os(_) => Err(foreign()),
+            Stream::Os(_) => Err(super::foreign()),
         }
     }
 
@@ -195,7 +195,7 @@ impl CompletionPort for SimPort {
                 Ok(self.bind(id, Kind::Listener))
             }
             #[cfg(any(unix, windows))]
-            Listening::Os(_) => Err(foreign()),
+            Listening::Os(_) => Err(super::foreign()),
         }
     }
 
