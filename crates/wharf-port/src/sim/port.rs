@@ -47,6 +47,8 @@ struct Bound {
     /// Which lanes have an operation in flight.
     in_flight: [bool; 4],
     sending: Option<Gather>,
+    /// The stream ends behind the send in flight.
+    ends_stream: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,13 @@ impl SimPort {
     }
 
     fn bind(&mut self, id: Id, kind: Kind) -> Socket {
-        self.sockets.insert(Bound { id, kind, in_flight: [false; 4], sending: None })
+        self.sockets.insert(Bound {
+            id,
+            kind,
+            in_flight: [false; 4],
+            sending: None,
+            ends_stream: false,
+        })
     }
 
     fn bound(&self, socket: Socket) -> &Bound {
@@ -128,11 +136,11 @@ impl SimPort {
                 bytes_each: self.receive_pool.buffer_bytes(),
             };
             let Some(delivery) = world.take(self.id, buffers) else { return };
-            done.push(self.received(delivery));
+            done.push(self.received(world, delivery));
         }
     }
 
-    fn received(&mut self, delivery: Delivery) -> Done {
+    fn received(&mut self, world: &mut World, delivery: Delivery) -> Done {
         let Delivery { socket, token, what } = delivery;
         let bound = self.sockets.get_mut(socket).expect("open while something is in flight (P7)");
         if what.is_final() {
@@ -156,6 +164,9 @@ impl SimPort {
             Delivered::ReceiveEnded(end) => Outcome::ReceiveEnded(end),
             Delivered::Sent(result) => {
                 let gather = bound.sending.take().expect("kept while its send is in flight");
+                if bound.ends_stream {
+                    world.finish(bound.id);
+                }
                 Outcome::Sent { gather, result }
             }
         };
@@ -260,8 +271,12 @@ impl CompletionPort for SimPort {
     }
 
     fn shutdown_write(&mut self, socket: Socket) {
-        let id = self.bound(socket).id;
-        self.net.lock().finish(id);
+        let bound = self.sockets.get_mut(socket).expect(NOT_OPEN);
+        if bound.in_flight[Lane::Send as usize] {
+            bound.ends_stream = true;
+        } else {
+            self.net.lock().finish(bound.id);
+        }
     }
 
     fn close(&mut self, socket: Socket, how: Close) {
