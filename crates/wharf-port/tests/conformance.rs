@@ -24,6 +24,8 @@ mod port_echo;
 mod receive;
 #[path = "conformance/send.rs"]
 mod send;
+#[path = "conformance/simulated.rs"]
+mod simulated;
 
 use lab::Rig;
 use wharf_port::Config;
@@ -154,3 +156,5 @@ os_suite!(poll_on_its_system, os::rig(wharf_port::Engine::Poll));
 suite!(uring, os::rig(wharf_port::Engine::Uring));
 #[cfg(target_os = "linux")]
 os_suite!(uring_on_its_system, os::rig(wharf_port::Engine::Uring));
+
+suite!(sim, simulated::rig());
