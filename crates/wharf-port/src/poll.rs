@@ -13,6 +13,9 @@
 
 mod entry;
 mod parked;
+mod system;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -253,7 +256,7 @@ impl PollPort {
 impl CompletionPort for PollPort {
     fn adopt(&mut self, socket: UnboundSocket) -> io::Result<Socket> {
         let Stream::Os(os) = socket.0 else { return Err(simulated()) };
-        entry::prepare_stream(&os, &self.core)?;
+        system::prepare_stream(&os, &self.core)?;
         self.insert(Entry::stream(os), true)
     }
 

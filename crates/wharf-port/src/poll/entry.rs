@@ -1,15 +1,14 @@
 //! One socket: what the system last said about it, what is in flight on it, and the tries.
 
-use std::{
-    io::{self, IoSlice},
-    mem::{self, MaybeUninit},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{io, mem, net::SocketAddr, time::Duration};
 
 use mio::event::Event;
 
-use super::{Core, parked::Ticket};
+use super::{
+    Core,
+    parked::Ticket,
+    system::{is_in_progress, receive_into, transmit},
+};
 use crate::{
     buffer::{Gather, RecvBuffer},
     contract::{AcceptEnd, Close, Done, Outcome, ReceiveEnd, SendError, Socket, Token},
@@ -72,19 +71,6 @@ struct Send {
     gather: Gather,
     sent_bytes: usize,
     cancelled: bool,
-}
-
-/// Prepares any connection's socket for non-blocking use without `SIGPIPE`.
-pub(super) fn prepare_stream(os: &socket2::Socket, core: &Core) -> io::Result<()> {
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        core.count_system_call();
-        os.set_nonblocking(true)?;
-        #[cfg(target_vendor = "apple")]
-        os.set_nosigpipe(true)?;
-    }
-    let _ = (os, core);
-    Ok(())
 }
 
 impl Entry {
@@ -466,41 +452,6 @@ impl Entry {
     }
 }
 
-/// Receives into `room` bytes at `address` without waiting (recv(2)).
-///
-/// # Safety
-/// The memory is valid for `room` bytes and nobody else looks at it.
-unsafe fn receive_into(os: &socket2::Socket, address: *mut u8, room: usize) -> io::Result<usize> {
-    // SAFETY: the caller's promise.
-    let room = unsafe { std::slice::from_raw_parts_mut(address.cast::<MaybeUninit<u8>>(), room) };
-    os.recv_with_flags(room, RECV_FLAGS)
-}
-
-/// Sends what is left of the gather behind its first `skip` bytes, as much as the system takes
-/// without waiting (sendmsg(2)).
-fn transmit(os: &socket2::Socket, gather: &Gather, mut skip: usize) -> io::Result<usize> {
-    if let [frame] = gather.frames() {
-        return os.send_with_flags(&frame[skip..], SEND_FLAGS);
-    }
-    let mut slices = [IoSlice::new(&[]); Gather::FRAMES_MAX];
-    let mut count = 0;
-    for frame in gather.frames() {
-        if skip >= frame.len() {
-            skip -= frame.len();
-            continue;
-        }
-        slices[count] = IoSlice::new(&frame[skip..]);
-        skip = 0;
-        count += 1;
-    }
-    os.send_vectored_with_flags(&slices[..count], SEND_FLAGS)
-}
-
-/// connect(2): a connect that a signal interrupts goes on too.
-fn is_in_progress(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR))
-}
-
 /// Connections accepted by one turn, so that a flood of them does not hold up everything else.
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -514,16 +465,3 @@ const SENDS_PER_TURN: usize = 16;
 /// is reported (`EPOLLRDHUP`), and urgent data, at which a read stops (`EPOLLPRI`). Elsewhere one
 /// more call makes sure.
 const SHORT_READS_COUNT: bool = cfg!(target_os = "linux");
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const RECV_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const RECV_FLAGS: libc::c_int = 0;
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-/// Apple's systems have `SO_NOSIGPIPE` instead.
-#[cfg(target_vendor = "apple")]
-const SEND_FLAGS: libc::c_int = 0;
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;

@@ -25,6 +25,9 @@ pub(crate) fn rig(engine: Engine) -> Option<Box<dyn Rig>> {
         EngineChoice::Named(asked) if asked != engine => return left_out("WHARF_ENGINE"),
         _ => {}
     }
+    // Rust's runtime ignores the signal: back to what it does to a program by default, which ends.
+    // SAFETY: no handler of ours is involved (signal(2)).
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
     match wharf_port::open(&config) {
         Ok(_) => Some(Box::new(OsRig { engine, refusing: bound() })),
