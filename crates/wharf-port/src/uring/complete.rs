@@ -368,12 +368,11 @@ mod tests {
             // The kernel fills one of two buffers, and the completion is taken for a late one.
             port.submit(Op::Receive { socket, credit_bytes: 1 }, Token(1));
             peer.write_all(&[byte]).unwrap();
-            let inbound = port.records.get_mut(socket).unwrap().inbound.take();
+            port.records.get_mut(socket).unwrap().inbound = None;
             while port.counts().stale_completions <= u64::from(byte) {
                 port.ring.enter(1, None).unwrap();
                 port.drain(&mut done);
             }
-            drop(inbound);
             port.in_flight -= 1;
             port.in_kernel -= 1;
         }
