@@ -29,9 +29,13 @@ use std::{
     os::fd::FromRawFd,
     ptr::NonNull,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
+
+#[cfg(loom)]
+use loom::sync::Arc;
+#[cfg(not(loom))]
+use std::sync::Arc;
 
 use self::{
     record::{Inbound, Kind, ReceiveCap, Record, SLOTS_MAX, SendHeader, Stop},
@@ -94,7 +98,7 @@ struct Settings {
 /// read from it.
 struct Wake {
     flag: Arc<WakeFlag>,
-    event: Arc<std::fs::File>,
+    event: std::sync::Arc<std::fs::File>,
     value: NonNull<u64>,
 }
 
@@ -328,7 +332,7 @@ impl CompletionPort for UringPort {
     }
 
     fn waker(&self) -> Waker {
-        Waker::new(Arc::clone(&self.wake.flag), Kick::EventFd(Arc::clone(&self.wake.event)))
+        Waker::new(Arc::clone(&self.wake.flag), Kick::EventFd(self.wake.event.clone()))
     }
 
     fn buffers(&self) -> &BufferPool {
@@ -376,7 +380,7 @@ impl Wake {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: a new descriptor, which nobody else owns.
-        let event = Arc::new(unsafe { std::fs::File::from_raw_fd(fd) });
+        let event = std::sync::Arc::new(unsafe { std::fs::File::from_raw_fd(fd) });
         let value = NonNull::from(Box::leak(Box::new(0)));
         Ok(Self { flag: WakeFlag::new(), event, value })
     }

@@ -411,7 +411,7 @@ mod tests {
             // SAFETY: filled above, from frames that still live.
             let left: Vec<u8> = unsafe {
                 let memory = header.0.as_ref();
-                memory.buffers[..memory.message.msg_iovlen as usize]
+                memory.buffers[..memory.message.msg_iovlen]
                     .iter()
                     .flat_map(|buffer| {
                         std::slice::from_raw_parts(buffer.iov_base.cast::<u8>(), buffer.iov_len)
