@@ -294,6 +294,10 @@ impl CompletionPort for UringPort {
     }
 
     fn shutdown_write(&mut self, socket: Socket) {
+        if let Some(outbound) = &mut self.record(socket).outbound {
+            outbound.ends_stream = true;
+            return;
+        }
         self.ring.count_system_call();
         if let Err(error) = self.record(socket).socket.shutdown(Shutdown::Write) {
             // Reset by the peer: there is nobody to tell.

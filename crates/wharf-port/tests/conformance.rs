@@ -71,6 +71,7 @@ macro_rules! suite {
                     frames_arrive_in_order_whatever_their_number,
                     eight_megabytes_reach_a_slow_peer_byte_for_byte,
                     a_partial_send_is_resumed_inside,
+                    the_end_of_the_stream_waits_for_the_send_in_flight,
                     a_blocked_send_can_be_cancelled,
                     a_send_cancelled_at_once_completes_once,
                     sending_to_a_peer_that_has_reset_fails,

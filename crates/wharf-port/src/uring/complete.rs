@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     buffer::RecvBuffer,
-    contract::{AcceptEnd, Done, Outcome, ReceiveEnd, SendError, Socket},
+    contract::{AcceptEnd, CompletionPort, Done, Outcome, ReceiveEnd, SendError, Socket},
     socket::{Stream, UnboundSocket},
 };
 
@@ -238,12 +238,16 @@ impl UringPort {
     #[inline]
     fn end_send(&mut self, socket: Socket, result: Result<(), SendError>, done: &mut Vec<Done>) {
         let record = self.records.get_mut(socket).expect("current");
-        let Outbound { token, gather, header, .. } = record.outbound.take().expect("current");
+        let outbound = record.outbound.take().expect("current");
+        let Outbound { token, gather, header, ends_stream, .. } = outbound;
         if let Some(header) = header.filter(|_| self.headers.len() < HEADERS_KEPT_MAX) {
             self.headers.push(header);
         }
         self.in_flight -= 1;
         done.push(Done { token, outcome: Outcome::Sent { gather, result } });
+        if ends_stream {
+            self.shutdown_write(socket);
+        }
     }
 
     fn on_connect(&mut self, socket: Socket, result: i32, done: &mut Vec<Done>) {

@@ -77,6 +77,8 @@ pub(super) struct Outbound {
     pub(super) sent_bytes: usize,
     pub(super) header: Option<SendHeader>,
     pub(super) cancelled: bool,
+    /// The stream ends behind this send.
+    pub(super) ends_stream: bool,
 }
 
 /// A connect; boxed, since the kernel reads the address.
