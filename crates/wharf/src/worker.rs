@@ -142,6 +142,24 @@ impl Worker {
         self.port.wait(timeout, &mut self.done)
     }
 
+    /// As [`wait`](Self::wait) for a scheduler that decides itself when time passes.
+    #[cfg(test)]
+    pub(crate) fn poll(&mut self) -> io::Result<Time> {
+        self.port.wait(Some(Duration::ZERO), &mut self.done)
+    }
+
+    /// When the first of its timers is due.
+    #[cfg(test)]
+    pub(crate) fn next_timer(&self) -> Option<Time> {
+        self.shared.timers.next_deadline_ns().map(Time::from_nanos)
+    }
+
+    /// How much has completed and waits for a turn.
+    #[cfg(test)]
+    pub(crate) fn completed(&self) -> usize {
+        self.done.len()
+    }
+
     /// One turn: everything that has come up, until nothing is left but to wait.
     pub(crate) fn turn(&mut self, now: Time) {
         self.shared.now = now;
