@@ -32,11 +32,6 @@ use std::{
     time::Duration,
 };
 
-#[cfg(loom)]
-use loom::sync::Arc;
-#[cfg(not(loom))]
-use std::sync::Arc;
-
 use self::{
     record::{Inbound, Kind, ReceiveCap, Record, SLOTS_MAX, SendHeader, Stop},
     ring::Ring,
@@ -97,7 +92,7 @@ struct Settings {
 /// The eventfd that other threads write to when this one sleeps, and where the kernel puts what it
 /// read from it.
 struct Wake {
-    flag: Arc<WakeFlag>,
+    flag: WakeFlag,
     event: std::sync::Arc<std::fs::File>,
     value: NonNull<u64>,
 }
@@ -332,7 +327,7 @@ impl CompletionPort for UringPort {
     }
 
     fn waker(&self) -> Waker {
-        Waker::new(Arc::clone(&self.wake.flag), Kick::EventFd(self.wake.event.clone()))
+        Waker::new(self.wake.flag.clone(), Kick::EventFd(self.wake.event.clone()))
     }
 
     fn buffers(&self) -> &BufferPool {

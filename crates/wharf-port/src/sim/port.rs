@@ -2,11 +2,6 @@
 
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Duration};
 
-#[cfg(loom)]
-use loom::sync::Arc;
-#[cfg(not(loom))]
-use std::sync::Arc;
-
 use super::{
     Held, SimNet, SimStream,
     in_flight::{Delivered, Delivery, Lane, Source, Work},
@@ -34,7 +29,7 @@ pub(super) struct SimPort {
     second_send: SecondSend,
     /// Second sends to give back (P5).
     refused: Vec<Done>,
-    flag: Arc<WakeFlag>,
+    flag: WakeFlag,
     waker: Waker,
     info: EngineInfo,
 }
@@ -78,7 +73,7 @@ impl SimPort {
             pool: BufferPool::new(config.guard_pages),
             second_send: config.second_send,
             refused: Vec::new(),
-            waker: Waker::new(Arc::clone(&flag), Kick::Nothing),
+            waker: Waker::new(flag.clone(), Kick::Nothing),
             flag,
             info: EngineInfo {
                 engine: Engine::Sim,

@@ -401,6 +401,7 @@ mod tests {
                     sent_bytes,
                     header: None,
                     cancelled: false,
+                    ends_stream: false,
                 };
                 let position = outbound.position();
                 gather = outbound.gather;
