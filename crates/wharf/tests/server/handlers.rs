@@ -201,7 +201,7 @@ fn panics_of_the_session_data() {
                 Client::connect(address).echo(&framing, b"served");
             }
         }
-        handle.drain(PATIENCE);
+        handle.drain(NEVER);
         let stats = finish(&handle).stats;
         assert_eq!(calls.opened.load(Ordering::Relaxed), 20);
         assert_eq!(calls.closed.load(Ordering::Relaxed), 20);
