@@ -1,1 +1,1 @@
-//! Nothing here: see the examples beside this file.
+//! Nothing here: see the examples in `examples/`.

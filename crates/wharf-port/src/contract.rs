@@ -20,7 +20,7 @@
 //! - **P6** No order is promised between sockets, nor between a socket's receive and its send.
 //! - **P7** [`cancel`](CompletionPort::cancel) makes every operation in flight on a socket reach its
 //!   final completion; one that had already succeeded may still say so.
-//!   [`shutdown_write`](CompletionPort::shutdown_write) sends end of stream.
+//!   [`shutdown_write`](CompletionPort::shutdown_write) sends end of stream behind what was sent.
 //!   [`close`](CompletionPort::close) with an operation in flight is a caller's bug and panics.
 //! - **P8** Dropping a port with operations in flight cancels them all, waits for them with a
 //!   deadline ([`Config::drop_deadline`](crate::Config::drop_deadline)), and where that passes leaks
@@ -90,8 +90,8 @@ pub trait CompletionPort {
     /// Makes everything in flight on the socket complete soon (P7).
     fn cancel(&mut self, socket: Socket);
 
-    /// Sends end of stream (FIN) after what was sent. Does nothing on a socket that the peer has
-    /// already reset.
+    /// Sends end of stream (FIN) behind what was sent, a send in flight included. Does nothing on a
+    /// socket that the peer has already reset.
     fn shutdown_write(&mut self, socket: Socket);
 
     /// Closes a socket with nothing in flight.

@@ -204,7 +204,7 @@ mod loom_tests {
         loom::model(|| {
             let flag = WakeFlag::new();
             let sleep = Arc::new(Notify::new());
-            let waker = Waker::new(Arc::clone(&flag), Kick::Loom(Arc::clone(&sleep)));
+            let waker = Waker::new(flag.clone(), Kick::Loom(Arc::clone(&sleep)));
             let (post, mut inbox) = inbox(waker, 4);
             let posters: Vec<_> = [1, 2]
                 .into_iter()

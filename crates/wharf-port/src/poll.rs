@@ -99,7 +99,7 @@ struct PollPort {
     poll_skipped: bool,
     stale_events: u64,
     buffers: BufferPool,
-    flag: std::sync::Arc<WakeFlag>,
+    flag: WakeFlag,
     waker: Waker,
     spin: Duration,
     second_send: SecondSend,

@@ -29,7 +29,6 @@ use std::{
     os::fd::FromRawFd,
     ptr::NonNull,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
@@ -93,8 +92,8 @@ struct Settings {
 /// The eventfd that other threads write to when this one sleeps, and where the kernel puts what it
 /// read from it.
 struct Wake {
-    flag: Arc<WakeFlag>,
-    event: Arc<std::fs::File>,
+    flag: WakeFlag,
+    event: std::sync::Arc<std::fs::File>,
     value: NonNull<u64>,
 }
 
@@ -294,6 +293,10 @@ impl CompletionPort for UringPort {
     }
 
     fn shutdown_write(&mut self, socket: Socket) {
+        if let Some(outbound) = &mut self.record(socket).outbound {
+            outbound.ends_stream = true;
+            return;
+        }
         self.ring.count_system_call();
         if let Err(error) = self.record(socket).socket.shutdown(Shutdown::Write) {
             // Reset by the peer: there is nobody to tell.
@@ -324,7 +327,7 @@ impl CompletionPort for UringPort {
     }
 
     fn waker(&self) -> Waker {
-        Waker::new(Arc::clone(&self.wake.flag), Kick::EventFd(Arc::clone(&self.wake.event)))
+        Waker::new(self.wake.flag.clone(), Kick::EventFd(self.wake.event.clone()))
     }
 
     fn buffers(&self) -> &BufferPool {
@@ -372,7 +375,7 @@ impl Wake {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: a new descriptor, which nobody else owns.
-        let event = Arc::new(unsafe { std::fs::File::from_raw_fd(fd) });
+        let event = std::sync::Arc::new(unsafe { std::fs::File::from_raw_fd(fd) });
         let value = NonNull::from(Box::leak(Box::new(0)));
         Ok(Self { flag: WakeFlag::new(), event, value })
     }

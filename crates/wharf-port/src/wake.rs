@@ -20,7 +20,7 @@ use std::sync::{
 /// Wakes one port's thread out of [`wait`](crate::CompletionPort::wait). Clone it freely.
 #[derive(Clone)]
 pub struct Waker {
-    flag: Arc<WakeFlag>,
+    flag: WakeFlag,
     kick: Kick,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Kick {
 }
 
 impl Waker {
-    pub(crate) fn new(flag: Arc<WakeFlag>, kick: Kick) -> Self {
+    pub(crate) fn new(flag: WakeFlag, kick: Kick) -> Self {
         Self { flag, kick }
     }
 
@@ -92,10 +92,10 @@ impl Kick {
     }
 }
 
-/// Awake, asleep, or to be woken.
-#[derive(Debug)]
+/// Awake, asleep, or to be woken. A clone is the same flag.
+#[derive(Clone, Debug)]
 pub(crate) struct WakeFlag {
-    state: AtomicU8,
+    state: Arc<AtomicU8>,
 }
 
 const AWAKE: u8 = 0;
@@ -103,8 +103,8 @@ const ASLEEP: u8 = 1;
 const NOTIFIED: u8 = 2;
 
 impl WakeFlag {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: AtomicU8::new(AWAKE) })
+    pub(crate) fn new() -> Self {
+        Self { state: Arc::new(AtomicU8::new(AWAKE)) }
     }
 
     /// Asks for a wake-up; true if the thread sleeps and the caller has to kick it.

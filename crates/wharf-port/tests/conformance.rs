@@ -24,6 +24,8 @@ mod port_echo;
 mod receive;
 #[path = "conformance/send.rs"]
 mod send;
+#[path = "conformance/simulated.rs"]
+mod simulated;
 
 use std::io::Write as _;
 
@@ -33,7 +35,7 @@ use wharf_port::Config;
 /// Runs a case as it is and behind guard pages. `None`: this backend is left out.
 fn run(rig: Option<Box<dyn Rig>>, name: &str, case: fn(&dyn Rig, Config)) {
     let Some(rig) = rig else { return };
-    if let Some(why) = os::cannot_judge(name) {
+    if let Some(why) = rig.cannot_judge(name) {
         // Past the test harness, which shows what a passing test prints to nobody.
         let _ = writeln!(std::io::stderr(), "{name} is left out: {why}");
         return;
@@ -78,6 +80,7 @@ macro_rules! suite {
                     frames_arrive_in_order_whatever_their_number,
                     eight_megabytes_reach_a_slow_peer_byte_for_byte,
                     a_partial_send_is_resumed_inside,
+                    the_end_of_the_stream_waits_for_the_send_in_flight,
                     a_blocked_send_can_be_cancelled,
                     a_send_cancelled_at_once_completes_once,
                     sending_to_a_peer_that_has_reset_fails,
@@ -172,3 +175,5 @@ suite!(
 );
 #[cfg(windows)]
 os_suite!(iocp_on_its_system, os::rig(wharf_port::Engine::Iocp));
+
+suite!(sim, simulated::rig());

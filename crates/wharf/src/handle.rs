@@ -52,7 +52,7 @@ pub(crate) struct WorkerLink {
 /// Whether the worker threads have been joined.
 pub(crate) enum Ended {
     Running(Vec<JoinHandle<Report>>),
-    Joined(Report),
+    Joined(Box<Report>),
 }
 
 /// What another thread asks of a worker.
@@ -318,10 +318,10 @@ impl Handle {
                 report.stats.add(&part.stats);
                 report.leftover.add(&part.leftover);
             }
-            *ended = Ended::Joined(report);
+            *ended = Ended::Joined(Box::new(report));
         }
         match &*ended {
-            Ended::Joined(report) => Ok(*report),
+            Ended::Joined(report) => Ok(**report),
             Ended::Running(_) => unreachable!("joined above"),
         }
     }

@@ -50,6 +50,8 @@ mod send_queue;
 #[cfg(any(unix, windows))]
 mod server;
 mod session;
+#[cfg(test)]
+mod sim_tests;
 mod timer;
 mod worker;
 

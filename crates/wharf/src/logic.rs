@@ -63,18 +63,20 @@ impl<F: Framing, H: Handler> Logic<F, H> {
         shared: &mut Shared,
         call: impl FnOnce(&mut Self, &mut Session, &mut Shared) -> Result,
     ) {
-        match catch_unwind(AssertUnwindSafe(|| call(self, session, shared))) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+        let guarded = || {
+            let result = call(self, session, shared);
+            if let Err(error) = result {
                 if !matches!(error, Error::Send(_)) {
                     tracing::warn!(session = %session.id, %error, "the handler failed");
                 }
                 session.request(CloseReason::HandlerError);
             }
-            Err(_) => {
-                tracing::error!(session = %session.id, "the handler panicked");
-                session.request(CloseReason::HandlerPanic);
-            }
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(guarded)) {
+            // Dropping what it panicked with could panic again, outside of every guard.
+            std::mem::forget(panic);
+            tracing::error!(session = %session.id, "the handler panicked");
+            session.request(CloseReason::HandlerPanic);
         }
     }
 

@@ -239,7 +239,14 @@ impl Builder {
             threads.push(thread);
         }
         drop(ready);
-        let (engines, links) = gather_workers(&opened, workers, self.max_sessions)?;
+        let (engines, links) = match gather_workers(&opened, workers, self.max_sessions) {
+            Ok(found) => found,
+            Err(error) => {
+                drop(starts); // nobody is told to go on
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                return Err(error);
+            }
+        };
         let handle = Handle(Arc::new(Links {
             workers: links,
             engines,
@@ -255,6 +262,7 @@ impl Builder {
         for result in opened.iter().take(workers) {
             if let Opened::Listening(Err(error)) = result {
                 handle.drain(Duration::ZERO);
+                handle.join()?;
                 return Err(error);
             }
         }

@@ -228,12 +228,6 @@ impl Chance {
         Duration::from_nanos(self.network.u64(20_000..=35_000))
     }
 
-    /// How long the system works on an operation that it can do at once. Nothing is free: who does
-    /// nothing but submit gets older by it.
-    pub(super) fn work_time(&mut self) -> Duration {
-        Duration::from_nanos(self.network.u64(5_000..=15_000))
-    }
-
     /// One of `count` listeners.
     pub(super) fn listener(&mut self, count: usize) -> usize {
         self.network.usize(0..count)

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use super::{
     faults::Fault,
     wire::{End, Phase},
-    world::{Event, Id, PortId, World},
+    world::{Event, Id, PortId, WORK_TIME, World},
 };
 use crate::contract::{AcceptEnd, Close, ReceiveEnd, SendError, Socket, Token};
 
@@ -226,8 +226,7 @@ impl World {
         let len = if short { self.chance.up_to(Fault::ShortSend, fits - 1) } else { fits };
         self.write(id, &rest[..len]);
         if short {
-            let delay = self.chance.work_time();
-            self.after(delay, Event::Resume { end: id });
+            self.after(WORK_TIME, Event::Resume { end: id });
         }
         len
     }

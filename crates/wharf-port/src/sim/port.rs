@@ -2,13 +2,8 @@
 
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Duration};
 
-#[cfg(loom)]
-use loom::sync::Arc;
-#[cfg(not(loom))]
-use std::sync::Arc;
-
 use super::{
-    Held, SimNet, SimStream, foreign,
+    Held, SimNet, SimStream,
     in_flight::{Delivered, Delivery, Lane, Source, Work},
     world::{Buffers, Id, PortId, Queue, World},
 };
@@ -34,7 +29,7 @@ pub(super) struct SimPort {
     second_send: SecondSend,
     /// Second sends to give back (P5).
     refused: Vec<Done>,
-    flag: Arc<WakeFlag>,
+    flag: WakeFlag,
     waker: Waker,
     info: EngineInfo,
 }
@@ -47,6 +42,8 @@ struct Bound {
     /// Which lanes have an operation in flight.
     in_flight: [bool; 4],
     sending: Option<Gather>,
+    /// The stream ends behind the send in flight.
+    ends_stream: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +73,7 @@ impl SimPort {
             pool: BufferPool::new(config.guard_pages),
             second_send: config.second_send,
             refused: Vec::new(),
-            waker: Waker::new(Arc::clone(&flag), Kick::Nothing),
+            waker: Waker::new(flag.clone(), Kick::Nothing),
             flag,
             info: EngineInfo {
                 engine: Engine::Sim,
@@ -87,7 +84,13 @@ impl SimPort {
     }
 
     fn bind(&mut self, id: Id, kind: Kind) -> Socket {
-        self.sockets.insert(Bound { id, kind, in_flight: [false; 4], sending: None })
+        self.sockets.insert(Bound {
+            id,
+            kind,
+            in_flight: [false; 4],
+            sending: None,
+            ends_stream: false,
+        })
     }
 
     fn bound(&self, socket: Socket) -> &Bound {
@@ -128,11 +131,11 @@ impl SimPort {
                 bytes_each: self.receive_pool.buffer_bytes(),
             };
             let Some(delivery) = world.take(self.id, buffers) else { return };
-            done.push(self.received(delivery));
+            done.push(self.received(world, delivery));
         }
     }
 
-    fn received(&mut self, delivery: Delivery) -> Done {
+    fn received(&mut self, world: &mut World, delivery: Delivery) -> Done {
         let Delivery { socket, token, what } = delivery;
         let bound = self.sockets.get_mut(socket).expect("open while something is in flight (P7)");
         if what.is_final() {
@@ -156,6 +159,9 @@ impl SimPort {
             Delivered::ReceiveEnded(end) => Outcome::ReceiveEnded(end),
             Delivered::Sent(result) => {
                 let gather = bound.sending.take().expect("kept while its send is in flight");
+                if bound.ends_stream {
+                    world.finish(bound.id);
+                }
                 Outcome::Sent { gather, result }
             }
         };
@@ -184,7 +190,7 @@ impl CompletionPort for SimPort {
                 Ok(self.bind(id, Kind::Stream))
             }
             #[cfg(any(unix, windows))]
-            Stream::Os(_) => Err(foreign()),
+            Stream::Os(_) => Err(super::foreign()),
         }
     }
 
@@ -195,7 +201,7 @@ impl CompletionPort for SimPort {
                 Ok(self.bind(id, Kind::Listener))
             }
             #[cfg(any(unix, windows))]
-            Listening::Os(_) => Err(foreign()),
+            Listening::Os(_) => Err(super::foreign()),
         }
     }
 
@@ -260,8 +266,12 @@ impl CompletionPort for SimPort {
     }
 
     fn shutdown_write(&mut self, socket: Socket) {
-        let id = self.bound(socket).id;
-        self.net.lock().finish(id);
+        let bound = self.sockets.get_mut(socket).expect(NOT_OPEN);
+        if bound.in_flight[Lane::Send as usize] {
+            bound.ends_stream = true;
+        } else {
+            self.net.lock().finish(bound.id);
+        }
     }
 
     fn close(&mut self, socket: Socket, how: Close) {

@@ -286,7 +286,7 @@ impl World {
         let Some(end) = self.ends.get_mut(&id) else { return };
         end.ended = true;
         if end.closed {
-            self.ends.remove(&id);
+            self.remove(id);
         } else {
             self.poke(Source { id, lane: Lane::Receive });
         }
@@ -298,7 +298,7 @@ impl World {
         let other_is_there = end.other.is_some_and(|other| self.ends.contains_key(&other));
         let Some(end) = self.ends.get_mut(&id) else { return };
         if end.failure.is_some() || !other_is_there {
-            self.ends.remove(&id);
+            self.remove(id);
         } else if how == Close::Reset || !end.arrived.is_empty() || end.phase == Phase::Connecting {
             // Unread input makes a close a reset (RFC 2525, 2.17), which loses what is under way.
             self.reset_other(id);
@@ -307,8 +307,17 @@ impl World {
             let done = end.ended;
             self.finish(id);
             if done {
-                self.ends.remove(&id);
+                self.remove(id);
             }
+        }
+    }
+
+    /// Removes this end, and the other if that has not been told of the connection yet: it never will
+    /// be.
+    fn remove(&mut self, id: Id) {
+        let Some(other) = self.ends.remove(&id).and_then(|end| end.other) else { return };
+        if self.ends.get(&other).is_some_and(|end| end.phase == Phase::New) {
+            self.ends.remove(&other);
         }
     }
 
@@ -331,7 +340,7 @@ impl World {
         end.failure.get_or_insert(kind);
         end.under_way.clear();
         if end.closed {
-            self.ends.remove(&id);
+            self.remove(id);
             return;
         }
         self.connected(id, Err(kind));

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     buffer::RecvBuffer,
-    contract::{AcceptEnd, Done, Outcome, ReceiveEnd, SendError, Socket},
+    contract::{AcceptEnd, CompletionPort, Done, Outcome, ReceiveEnd, SendError, Socket},
     socket::{Stream, UnboundSocket},
 };
 
@@ -238,12 +238,16 @@ impl UringPort {
     #[inline]
     fn end_send(&mut self, socket: Socket, result: Result<(), SendError>, done: &mut Vec<Done>) {
         let record = self.records.get_mut(socket).expect("current");
-        let Outbound { token, gather, header, .. } = record.outbound.take().expect("current");
+        let outbound = record.outbound.take().expect("current");
+        let Outbound { token, gather, header, ends_stream, .. } = outbound;
         if let Some(header) = header.filter(|_| self.headers.len() < HEADERS_KEPT_MAX) {
             self.headers.push(header);
         }
         self.in_flight -= 1;
         done.push(Done { token, outcome: Outcome::Sent { gather, result } });
+        if ends_stream {
+            self.shutdown_write(socket);
+        }
     }
 
     fn on_connect(&mut self, socket: Socket, result: i32, done: &mut Vec<Done>) {
@@ -258,9 +262,10 @@ impl UringPort {
         done.push(Done { token: connecting.token, outcome: Outcome::Connected(connected) });
     }
 
-    /// After `EAGAIN`, which io_uring says only of a descriptor with `O_NONBLOCK`: takes that off.
-    /// False if it was off already, so that this is an error like any other. (Finding out on
-    /// adoption would cost every accepted socket a system call.)
+    /// After `EAGAIN`, which io_uring may say of a descriptor with `O_NONBLOCK` instead of waiting:
+    /// takes that off. False if it was off already, so that this is an error like any other. (Linux
+    /// 6.18 waits for sockets all the same, and finding out on adoption would cost every accepted
+    /// socket a system call.)
     #[cold]
     fn retry_blocking(&mut self, socket: Socket) -> bool {
         self.ring.count_system_call();
@@ -312,6 +317,7 @@ mod tests {
         io::{Read, Write},
         net::{TcpListener, TcpStream},
         os::fd::IntoRawFd,
+        time::Duration,
     };
 
     use super::*;
@@ -366,16 +372,62 @@ mod tests {
             // The kernel fills one of two buffers, and the completion is taken for a late one.
             port.submit(Op::Receive { socket, credit_bytes: 1 }, Token(1));
             peer.write_all(&[byte]).unwrap();
-            let inbound = port.records.get_mut(socket).unwrap().inbound.take();
+            port.records.get_mut(socket).unwrap().inbound = None;
             while port.counts().stale_completions <= u64::from(byte) {
                 port.ring.enter(1, None).unwrap();
                 port.drain(&mut done);
             }
-            drop(inbound);
             port.in_flight -= 1;
             port.in_kernel -= 1;
         }
-        assert_eq!((done.len(), port.counts().buffer_shortages), (0, 0));
+        assert_eq!(done.len(), 0);
+        port.submit(Op::Receive { socket, credit_bytes: 1 }, Token(2));
+        peer.write_all(b"x").unwrap();
+        for _ in 0..200 {
+            if done.len() < 2 {
+                port.wait(Some(Duration::from_millis(100)), &mut done).unwrap();
+            }
+        }
+        assert!(matches!(&done[..], [Done { token: Token(2), .. }, _]), "{done:?}");
+        drop(done);
+        port.close(socket, Close::Graceful);
+    }
+
+    #[test]
+    fn a_socket_that_does_not_block_is_made_to_once() {
+        let mut port = port();
+        let (ours, mut peer) = connected();
+        ours.set_nonblocking(true).unwrap();
+        let socket = port.insert(ours.into());
+        let again = completion(Key::new(Kind::Receive, socket), -libc::EAGAIN);
+        let mut done = Vec::new();
+        let inbound = || Inbound {
+            token: Token(1),
+            credit_bytes: 1,
+            kind: Kind::Receive,
+            place: Place::Kernel,
+            stop: Stop::No,
+            arm: Arm::Now,
+        };
+        for _ in 0..2 {
+            // In flight, as if the kernel had refused to wait.
+            port.records.get_mut(socket).unwrap().inbound = Some(inbound());
+            port.in_flight += 1;
+            port.in_kernel += 1;
+            port.complete(again, &mut done);
+            peer.write_all(b"x").unwrap();
+            while port.in_flight > 0 {
+                port.wait(Some(Duration::from_millis(100)), &mut done).unwrap();
+            }
+        }
+        let [first, _, last] = &done[..] else { panic!("{done:?}") };
+        assert!(matches!(&first.outcome, Outcome::Received(bytes) if **bytes == *b"x"));
+        let Outcome::ReceiveEnded(ReceiveEnd::Failed(error)) = &last.outcome else {
+            panic!("{last:?}")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "off already: an error");
+        assert!(!port.records.get(socket).unwrap().socket.nonblocking().unwrap());
+        done.clear();
         port.close(socket, Close::Graceful);
     }
 

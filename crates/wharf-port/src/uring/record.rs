@@ -77,6 +77,8 @@ pub(super) struct Outbound {
     pub(super) sent_bytes: usize,
     pub(super) header: Option<SendHeader>,
     pub(super) cancelled: bool,
+    /// The stream ends behind this send.
+    pub(super) ends_stream: bool,
 }
 
 /// A connect; boxed, since the kernel reads the address.
@@ -399,6 +401,7 @@ mod tests {
                     sent_bytes,
                     header: None,
                     cancelled: false,
+                    ends_stream: false,
                 };
                 let position = outbound.position();
                 gather = outbound.gather;
@@ -409,7 +412,7 @@ mod tests {
             // SAFETY: filled above, from frames that still live.
             let left: Vec<u8> = unsafe {
                 let memory = header.0.as_ref();
-                memory.buffers[..memory.message.msg_iovlen as usize]
+                memory.buffers[..memory.message.msg_iovlen]
                     .iter()
                     .flat_map(|buffer| {
                         std::slice::from_raw_parts(buffer.iov_base.cast::<u8>(), buffer.iov_len)

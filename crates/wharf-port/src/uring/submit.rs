@@ -82,8 +82,14 @@ impl UringPort {
             return self.ready.push(Ready::Refused(token, gather));
         }
         self.in_flight += 1;
-        self.record(socket).outbound =
-            Some(Outbound { token, gather, sent_bytes: 0, header: None, cancelled: false });
+        self.record(socket).outbound = Some(Outbound {
+            token,
+            gather,
+            sent_bytes: 0,
+            header: None,
+            cancelled: false,
+            ends_stream: false,
+        });
         self.arm_send(socket);
     }
 

@@ -28,6 +28,12 @@ pub(crate) trait Rig {
 
     /// An address that refuses connections.
     fn refusing_address(&self) -> SocketAddr;
+
+    /// Why this world has no say in a case, if it has none.
+    fn cannot_judge(&self, case: &str) -> Option<&'static str> {
+        let _ = case;
+        None
+    }
 }
 
 /// The other end of a connection, driven by hand. Never blocks; dropping it closes it.

@@ -38,7 +38,10 @@ pub(crate) fn rig_with(engine: Engine, adjust: fn(&mut Config)) -> Option<Box<dy
     };
     let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
     match wharf_port::open(&config) {
-        Ok(_) => Some(Box::new(OsRig { engine, adjust, refusing: bound() })),
+        Ok(port) => {
+            let wine = port.engine().detail.contains("Wine");
+            Some(Box::new(OsRig { engine, adjust, wine, refusing: bound() }))
+        }
         Err(error) if is_refused_by_the_kernel(&error) => left_out(&error.to_string()),
         Err(error) => panic!("{engine} cannot be opened: {error}"),
     }
@@ -54,6 +57,8 @@ fn is_refused_by_the_kernel(error: &io::Error) -> bool {
 struct OsRig {
     engine: Engine,
     adjust: fn(&mut Config),
+    /// Windows' calls are Wine's.
+    wine: bool,
     /// Has an address and does not listen.
     refusing: socket2::Socket,
 }
@@ -93,6 +98,11 @@ impl Rig for OsRig {
 
     fn refusing_address(&self) -> SocketAddr {
         self.refusing.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    fn cannot_judge(&self, case: &str) -> Option<&'static str> {
+        let known = WINE_CANNOT_JUDGE.iter().find(|(name, _)| self.wine && *name == case);
+        known.map(|(_, why)| *why)
     }
 }
 
@@ -250,15 +260,6 @@ pub(crate) fn spinning_finds_completions_and_wake_ups(rig: &dyn Rig, config: Con
         assert_same(&bytes, b"hello");
     }
     lab.finish();
-}
-
-/// Why a case says nothing about the port here, if it does not.
-pub(crate) fn cannot_judge(case: &str) -> Option<&'static str> {
-    let (_, why) = WINE_CANNOT_JUDGE.iter().find(|(name, _)| *name == case)?;
-    let wine = |(_, found): &(_, io::Result<wharf_port::EngineInfo>)| {
-        found.as_ref().is_ok_and(|info| info.detail.contains("Wine"))
-    };
-    wharf_port::probe().iter().any(wine).then_some(*why)
 }
 
 /// Cases that say nothing about the port under Wine, each with the reason; `docs/windows.md` has the

@@ -75,6 +75,24 @@ pub(crate) fn a_partial_send_is_resumed_inside(rig: &dyn Rig, config: Config) {
     lab.finish();
 }
 
+/// Whether the system has taken none of the send yet, or part of it.
+pub(crate) fn the_end_of_the_stream_waits_for_the_send_in_flight(rig: &dyn Rig, config: Config) {
+    let mut lab = Lab::open(rig, config);
+    let (socket, mut peer) = lab.pair();
+    let token = lab.send(socket, &[b"at once"]);
+    lab.port.shutdown_write(socket);
+    lab.sent(token);
+    assert_same(&lab.peer_reads_to_end(&mut *peer).0, b"at once");
+    let (socket, mut peer) = lab.pair();
+    let (token, expected) = blocked_send(&mut lab, socket);
+    lab.port.shutdown_write(socket);
+    assert_same(&lab.peer_reads(&mut *peer, expected.len()), &expected);
+    lab.sent(token);
+    let (rest, end) = lab.peer_reads_to_end(&mut *peer);
+    assert!(rest.is_empty() && end.is_ok(), "{end:?}");
+    lab.finish();
+}
+
 pub(crate) fn a_blocked_send_can_be_cancelled(rig: &dyn Rig, config: Config) {
     let mut lab = Lab::open(rig, config);
     let (socket, _peer) = lab.pair();

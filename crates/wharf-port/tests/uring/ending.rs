@@ -75,6 +75,25 @@ fn drop_with_everything_in_flight(full: SocketAddr, round: usize) {
     assert!(lent.is_none_or(|buffer| *buffer == *b"hello"), "a lent buffer outlives the port");
 }
 
+/// Closing a ring ends its operations some time later; a port that left it at that would still
+/// listen when it is gone.
+#[test]
+fn a_dropped_port_has_let_go_of_everything() {
+    let options = ListenOptions::default();
+    let mut address = "127.0.0.1:0".parse().unwrap();
+    for round in 0..50 {
+        let mut listeners =
+            listen(address, &options, 1).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        address = listeners[0].local_addr();
+        let mut rig = Rig::new(&config());
+        let listener = rig.port.adopt_listener(listeners.remove(0)).unwrap();
+        rig.port.submit(Op::Accept { listener }, Token(0));
+        rig.settle();
+        drop(rig);
+        assert!(TcpStream::connect(address).is_err(), "round {round}: nobody listens");
+    }
+}
+
 #[test]
 fn a_dropped_port_hangs_up_on_connections_that_it_had_accepted_but_not_delivered() {
     let mut rig = Rig::new(&config());

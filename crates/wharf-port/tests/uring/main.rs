@@ -10,5 +10,4 @@ mod credit;
 mod ending;
 mod refused;
 mod rig;
-mod signals;
 mod waking;

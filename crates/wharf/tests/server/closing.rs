@@ -178,7 +178,7 @@ fn after_close_nothing_more_is_sent_or_handled() {
         assert_eq!(server.handle.close(id), Err(SendError::Closed));
         drop(client);
         wait_until(|| server.handle.count() == 0);
-        server.handle.drain(PATIENCE);
+        server.handle.drain(NEVER);
         let (report, events) = server.join();
         assert_eq!(report.stats.frames_received, 1, "{events:?}");
         assert!(!events.iter().any(|event| matches!(event, Event::Timer(..))), "{events:?}");

@@ -77,7 +77,7 @@ fn a_drain_from_inside_a_callback() {
     on_every_engine(|engine| {
         let server = TestServer::with(engine, FRAMING, calm(), |cx, on| {
             if let On::Frame(_) = on {
-                cx.handle().drain(PATIENCE);
+                cx.handle().drain(NEVER);
                 cx.send(b"good bye")?;
             }
             Ok(())
@@ -103,7 +103,7 @@ fn several_threads_join_and_a_server_that_has_ended_answers() {
         let handle = server.handle.clone();
         let reports = in_threads(5, |thread| {
             if thread == 0 {
-                handle.drain(PATIENCE);
+                handle.drain(NEVER);
             }
             handle.join().unwrap()
         });
@@ -131,7 +131,7 @@ fn started_again_on_the_same_port_at_once() {
             let mut client = server.connect();
             client.echo(&FRAMING, b"served");
             // This side closes first, which leaves the address in TIME_WAIT.
-            server.handle.drain(PATIENCE);
+            server.handle.drain(NEVER);
             assert_eq!(client.end(), End::OfStream);
             drop(client);
             server.join();

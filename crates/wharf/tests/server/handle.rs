@@ -176,6 +176,35 @@ fn what_waits_for_workers_refuses_on_a_worker() {
     });
 }
 
+/// There is one slot only: the next session has it too, under an id of its own.
+#[test]
+fn an_id_stays_closed_when_its_slot_is_used_again() {
+    on_every_engine(|engine| {
+        let listen = builder(engine).workers(1).max_sessions(1).limits(calm());
+        let mut server =
+            Events::new().with(|events| listen.listen(ANY_PORT, FRAMING, events.echo()));
+        let mut old: Vec<SessionId> = Vec::new();
+        for _ in 0..5 {
+            wait_until(|| server.handle.count() == 0);
+            let mut client = server.connect();
+            let id = server.opened();
+            for dead in &old {
+                assert_eq!(dead.display(), id.display(), "the same slot");
+                assert_eq!(server.handle.send(*dead, b"for another"), Err(SendError::Closed));
+                assert_eq!(server.handle.close(*dead), Err(SendError::Closed));
+                assert!(!server.handle.is_open(*dead));
+            }
+            assert!(server.handle.is_open(id));
+            server.handle.send(id, b"for this one").unwrap();
+            assert_eq!(bodies(&FRAMING, &client.read(14)), [b"for this one"]);
+            drop(client);
+            server.closed();
+            old.push(id);
+        }
+        assert_eq!(server.finish().stats.sends_too_late, 0);
+    });
+}
+
 /// An id of a worker that this server does not have.
 #[test]
 fn ids_of_another_server_are_closed_ones() {
@@ -212,7 +241,7 @@ fn a_full_inbox_refuses_but_for_a_drain() {
                 assert_eq!(handle.send(cx.id(), b""), Err(SendError::WouldExceed));
                 barrier.wait();
                 barrier.wait();
-                handle.drain(PATIENCE);
+                handle.drain(NEVER);
             }
             Ok(())
         };

@@ -104,6 +104,7 @@ fn each_listener_has_its_framing_its_handler_and_its_limits() {
 #[test]
 fn accepting_at_the_descriptor_limit_recovers() {
     const FEW: &str = "TEST_WITH_FEW_DESCRIPTORS";
+    #[expect(clippy::disallowed_methods, reason = "the test is its own child process")]
     if std::env::var_os(FEW).is_some() {
         return accept_at_the_descriptor_limit();
     }

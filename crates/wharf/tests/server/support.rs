@@ -245,7 +245,8 @@ impl TestServer {
     /// Drains the server, waits for its end and checks what must hold after any test: nothing is
     /// left over, and each session was opened once, closed once and left alone afterwards.
     pub(crate) fn finish(self) -> Report {
-        self.handle.drain(PATIENCE);
+        // No deadline that would cover up a session which is stuck.
+        self.handle.drain(NEVER);
         self.join().0
     }
 
@@ -257,6 +258,7 @@ impl TestServer {
 
     /// As [`finish`](Self::finish), for a server that drains already; also gives the events.
     pub(crate) fn join(mut self) -> (Report, Vec<Event>) {
+        wait_for_it(|| self.handle.count() == 0, || format!("{:?}", self.handle.sessions()));
         let report = finish(&self.handle);
         self.seen.extend(self.receiver.try_iter());
         check_lives(&self.seen);
@@ -301,11 +303,15 @@ fn fixed_hasher() -> std::hash::BuildHasherDefault<std::hash::DefaultHasher> {
 }
 
 /// Asks again and again until it is so.
+pub(crate) fn wait_until(so: impl FnMut() -> bool) {
+    wait_for_it(so, || String::from("it never came to that"));
+}
+
 #[expect(clippy::disallowed_methods, reason = "a test may look at the clock")]
-pub(crate) fn wait_until(mut so: impl FnMut() -> bool) {
+fn wait_for_it(mut so: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
     let start = std::time::Instant::now();
     while !so() {
-        assert!(start.elapsed() < PATIENCE, "it never came to that");
+        assert!(start.elapsed() < PATIENCE, "{}", otherwise());
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -372,7 +378,7 @@ impl Client {
     pub(crate) fn connect_narrow(address: SocketAddr) -> Self {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
-        socket.set_recv_buffer_size(16 * 1024).expect("a small buffer");
+        socket.set_recv_buffer_size(128 * 1024).expect("a small buffer");
         socket.connect(&address.into()).expect("the server accepts");
         Self::from(TcpStream::from(socket))
     }

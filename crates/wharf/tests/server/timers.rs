@@ -28,7 +28,7 @@ fn timers(
         server.wait_for(|event| matches!(event, Event::Timer(_, 99)).then_some(()));
         client.end_stream();
         assert_eq!(client.end(), End::OfStream);
-        server.handle.drain(PATIENCE);
+        server.handle.drain(NEVER);
         let (_, events) = server.join();
         let fired = events.iter().filter_map(|event| match event {
             Event::Timer(_, key) => Some(*key),
@@ -161,7 +161,7 @@ fn timers_of_a_closed_session_never_fire() {
                 client.end();
             }
         }
-        server.handle.drain(PATIENCE);
+        server.handle.drain(NEVER);
         let (_, events) = server.join();
         let fired = events.iter().filter(|event| matches!(event, Event::Timer(..))).count();
         assert_eq!(fired, 21, "all of the one that stayed: {events:?}");

@@ -1,0 +1,492 @@
+//! Whole servers on the simulated port: several workers, peers and a scheduler in one thread, where
+//! a seed decides who is next, what is cut where, and what goes wrong.
+//!
+//! A run that fails prints how to repeat it: `WHARF_SEED=17 cargo test -p wharf --lib sim_tests`.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use wharf_port::{
+    Config, SocketOptions, inbox,
+    sim::{Fault, Faults, PeerState, SimNet, SimPeer},
+};
+
+use crate::{
+    CloseReason, ConnectorOptions, Context, Frame, Handle, Handler, Limits, Reconnect, Report,
+    Result, SendError, SessionId,
+    connector::{Connector, next_random},
+    framing::{LengthField, Packet, append, frames},
+    handle::{Ended, Links, WorkerLink},
+    logic::{Logic, Service},
+    worker::{ListenerParts, Worker, WorkerParts},
+};
+
+const FRAMING: LengthField = LengthField::u16_be();
+const WORKERS: usize = 3;
+/// Listened on by every worker.
+const SHARED: ([u8; 4], u16) = ([10, 0, 0, 1], 9000);
+/// Listened on by the first, which hands connections over.
+const HANDED: ([u8; 4], u16) = ([10, 0, 0, 1], 9001);
+/// First byte of a frame that tells a client its session's id.
+const GREETING: u8 = 255;
+/// First byte of a frame that was sent through a handle.
+const POSTED: u8 = 254;
+/// Anything that goes on for longer has got stuck.
+const STEPS_MAX: usize = 400_000;
+
+// ---- the server --------------------------------------------------------------------------------
+
+/// What happened to sessions, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    Open(SessionId),
+    Frame(SessionId, usize),
+    Close(SessionId, CloseReason),
+    ConnectFailed(io::ErrorKind),
+}
+
+type Log = Rc<RefCell<Vec<Event>>>;
+
+/// Greets, echoes, and does as a frame's second byte says.
+struct Served(Log);
+
+impl Handler for Served {
+    type Session = ();
+
+    fn on_open(&mut self, cx: &mut Context<'_, ()>) -> Result {
+        self.0.borrow_mut().push(Event::Open(cx.id()));
+        cx.send(&tagged(GREETING, cx.id(), 0))?;
+        Ok(())
+    }
+
+    fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> Result {
+        self.0.borrow_mut().push(Event::Frame(cx.id(), frame.body().len()));
+        cx.send(frame.body())?;
+        Ok(())
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, ()>, reason: CloseReason) {
+        assert_eq!(cx.send(b"late"), Err(SendError::Closed));
+        self.0.borrow_mut().push(Event::Close(cx.id(), reason));
+    }
+}
+
+/// The outgoing side: asks three questions and closes after the answers.
+struct Asking(Log);
+
+impl Handler for Asking {
+    type Session = usize;
+
+    fn on_open(&mut self, cx: &mut Context<'_, usize>) -> Result {
+        self.0.borrow_mut().push(Event::Open(cx.id()));
+        (1..=3_u8).try_for_each(|n| cx.send(&[n; 300]))?;
+        Ok(())
+    }
+
+    fn on_frame(&mut self, cx: &mut Context<'_, usize>, frame: Frame<'_>) -> Result {
+        self.0.borrow_mut().push(Event::Frame(cx.id(), frame.body().len()));
+        if frame.body()[0] < POSTED {
+            *cx.data() += 1;
+            let count = *cx.data();
+            assert_eq!(frame.body(), [count as u8; 300], "answers in order");
+            if count == 3 {
+                cx.close();
+            }
+        }
+        Ok(())
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, usize>, reason: CloseReason) {
+        self.0.borrow_mut().push(Event::Close(cx.id(), reason));
+    }
+
+    fn on_connect_failed(&mut self, _: SocketAddr, error: &io::Error, _: Option<Duration>) {
+        self.0.borrow_mut().push(Event::ConnectFailed(error.kind()));
+    }
+}
+
+fn tagged(tag: u8, id: SessionId, number: u32) -> Vec<u8> {
+    [&[tag][..], &id.as_u64().to_be_bytes(), &number.to_be_bytes()].concat()
+}
+
+fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>, Handle) {
+    let (mut ports, mut links, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..WORKERS {
+        let port = net.open(&Config { receive_buffers: 16, ..Config::default() });
+        let (post, inbox) = inbox(port.waker(), 64);
+        links.push(WorkerLink::new(post, 100));
+        ports.push(port);
+        inboxes.push(inbox);
+    }
+    let handle = Handle(Arc::new(Links {
+        workers: links,
+        engines: ports.iter().map(|port| port.engine().clone()).collect(),
+        local_addrs: vec![SHARED.into(), HANDED.into()],
+        connectors: vec!["ask".to_owned()],
+        max_sessions: 100,
+        ended: Mutex::new(Ended::Running(Vec::new())),
+    }));
+    let mut shared = net.listen_shared(SHARED.into(), WORKERS).unwrap();
+    let mut handed = Some(net.listen(HANDED.into()).unwrap());
+    let reconnect =
+        Reconnect::Backoff { first: Duration::from_millis(20), max: Duration::from_secs(1) };
+    let mut made = Vec::new();
+    for (index, (port, inbox)) in ports.into_iter().zip(inboxes).enumerate() {
+        let served = Box::new(Logic::new(FRAMING, Served(Rc::clone(log)))) as Box<dyn Service>;
+        let asking = Box::new(Logic::new(FRAMING, Asking(Rc::clone(log))));
+        let limits = Rc::new(limits.clone());
+        let options = ConnectorOptions { reconnect, ..ConnectorOptions::default() };
+        let mut worker = Worker::new(
+            port,
+            WorkerParts {
+                index: index as u8,
+                handle: handle.clone(),
+                inbox,
+                services: vec![(served, Rc::clone(&limits)), (asking, limits)],
+                connectors: vec![Connector { service: 1, options }],
+                socket_options: SocketOptions::default(),
+                seed,
+            },
+        );
+        let listener = shared.remove(0);
+        worker.listen(ListenerParts { listener, service: 0, hand_over: false }).unwrap();
+        if let Some(listener) = handed.take() {
+            worker.listen(ListenerParts { listener, service: 0, hand_over: true }).unwrap();
+        }
+        made.push(worker);
+    }
+    (made, handle)
+}
+
+// ---- the clients -------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Sends, ends its stream, reads to the end.
+    Polite,
+    /// Sends and never reads.
+    Deaf,
+    /// Resets when it has sent all.
+    Rude,
+}
+
+struct Client {
+    peer: Option<SimPeer>,
+    manner: Manner,
+    unsent: Vec<u8>,
+    bodies: Vec<Vec<u8>>,
+    received: Vec<u8>,
+}
+
+impl Client {
+    fn new(net: &SimNet, random: &mut u64, manner: Manner) -> Self {
+        let address = if next_random(random).is_multiple_of(2) { SHARED } else { HANDED };
+        let count = next_random(random) % 12;
+        let body = |n| vec![n as u8; 1 + (next_random(random) % 1500) as usize];
+        let bodies: Vec<Vec<u8>> = (0..count).map(body).collect();
+        let mut unsent = Vec::new();
+        for body in &bodies {
+            append(&FRAMING, Packet { id: 0, session: 0, body }, &mut unsent).unwrap();
+        }
+        let peer = Some(net.connect(address.into()));
+        Self { peer, manner, unsent, bodies, received: Vec::new() }
+    }
+
+    /// Does a little; whether that was anything.
+    fn step(&mut self, random: &mut u64) -> bool {
+        let Some(peer) = &mut self.peer else { return false };
+        let piece = self.unsent.len().min(1 + (next_random(random) % 2000) as usize);
+        let written = if piece == 0 { 0 } else { peer.write(&self.unsent[..piece]) };
+        if written > 0 {
+            self.unsent.drain(..written);
+            if self.unsent.is_empty() && self.manner == Manner::Polite {
+                peer.shutdown_write();
+            }
+            return true;
+        }
+        if self.bodies.is_empty() && self.manner == Manner::Polite {
+            peer.shutdown_write(); // it had nothing to say
+        }
+        if self.unsent.is_empty() && self.manner == Manner::Rude {
+            peer.reset();
+            self.peer = None;
+            return true;
+        }
+        let read = if self.manner == Manner::Deaf { Vec::new() } else { peer.read_arrived() };
+        self.received.extend_from_slice(&read);
+        if matches!(peer.state(), PeerState::Ended | PeerState::Failed(_)) {
+            self.peer = None;
+            return true;
+        }
+        !read.is_empty()
+    }
+
+    /// Whatever it received is for it, in order, and nothing else; says how much of it.
+    fn check(&self) -> usize {
+        let (mut id, mut echoes, mut posted) = (None, 0, 0);
+        for frame in frames(&FRAMING, &self.received) {
+            let body = frame.expect("a frame").body();
+            match body[0] {
+                tag @ (GREETING | POSTED) => {
+                    let whose = u64::from_be_bytes(body[1..9].try_into().unwrap());
+                    assert_eq!(*id.get_or_insert(whose), whose, "a frame for another session");
+                    let number = u32::from_be_bytes(body[9..].try_into().unwrap());
+                    assert!(tag == GREETING || number >= posted, "posted frames in order");
+                    posted = number;
+                }
+                _ => {
+                    assert_eq!(body, self.bodies[echoes], "echoes in order");
+                    echoes += 1;
+                }
+            }
+        }
+        echoes
+    }
+}
+
+// ---- a run -------------------------------------------------------------------------------------
+
+/// What a run comes to: equal for equal seeds.
+#[derive(Debug, PartialEq)]
+struct Ending {
+    trace: u64,
+    log: Vec<Event>,
+    report: Report,
+}
+
+struct Run {
+    net: SimNet,
+    workers: Vec<Worker>,
+    handle: Handle,
+    clients: Vec<Client>,
+    log: Log,
+    random: u64,
+    posted: u32,
+    /// Steps in a row that changed nothing.
+    quiet: usize,
+    /// Nothing will happen by itself any more: an operation that a fault has made silent until it
+    /// is cancelled, for example.
+    idle: bool,
+}
+
+impl Run {
+    fn new(seed: u64, faults: Faults) -> Self {
+        let net = SimNet::new(seed, faults);
+        net.set_window(8 * 1024);
+        let limits = Limits {
+            first_frame_timeout: None,
+            send_queue_bytes_soft: 8 * 1024,
+            send_queue_bytes_max: 256 * 1024,
+            receive_credit_bytes: 4 * 1024,
+            ..Limits::default()
+        };
+        let log = Log::default();
+        let (workers, handle) = workers(&net, seed, &limits, &log);
+        let mut random = seed ^ 0x5eed;
+        let clients = (0..12).map(|index| {
+            let manner = match index {
+                0..2 => Manner::Deaf,
+                2..4 => Manner::Rude,
+                _ => Manner::Polite,
+            };
+            Client::new(&net, &mut random, manner)
+        });
+        let clients = clients.collect();
+        Self { net, workers, handle, clients, log, random, posted: 0, quiet: 0, idle: false }
+    }
+
+    /// Lets somebody do something: a worker, a client, another thread, or time.
+    fn step(&mut self) {
+        let pick = next_random(&mut self.random) as usize;
+        let index = pick / 16;
+        let moved = match pick % 16 {
+            0..6 => self.turn(index % WORKERS),
+            6..11 => {
+                let client = index % self.clients.len();
+                self.clients[client].step(&mut self.random)
+            }
+            11 if pick.is_multiple_of(5) => self.post(index),
+            _ => self.net.step(),
+        };
+        self.quiet = if moved { 0 } else { self.quiet + 1 };
+        // Nothing but a timer can happen any more: only then does time pass to the next one, so
+        // that no limit is reached just because somebody was not picked.
+        if self.quiet > 200 && self.net.next_event().is_none() {
+            let at_work = self.workers.iter().filter(|worker| !worker.is_finished());
+            if let Some(at) = at_work.filter_map(Worker::next_timer).min() {
+                self.net.advance_to(at);
+            } else {
+                self.idle = true;
+            }
+            self.quiet = 0;
+        }
+    }
+
+    fn turn(&mut self, index: usize) -> bool {
+        let worker = &mut self.workers[index];
+        if worker.is_finished() {
+            return false;
+        }
+        let now = worker.poll().expect("a simulated port does not break");
+        let moved = worker.completed() > 0;
+        worker.turn(now);
+        moved
+    }
+
+    /// Another thread sends to some session that is or was.
+    fn post(&mut self, index: usize) -> bool {
+        let ids: Vec<SessionId> = self
+            .log
+            .borrow()
+            .iter()
+            .filter_map(|event| if let Event::Open(id) = event { Some(*id) } else { None })
+            .collect();
+        let Some(id) = ids.get(index % ids.len().max(1)) else { return false };
+        self.posted += 1;
+        let sent = self.handle.send(*id, &tagged(POSTED, *id, self.posted));
+        let over = self.log.borrow().iter().any(|e| matches!(e, Event::Close(i, _) if i == id));
+        assert!(!over || sent == Err(SendError::Closed), "a send to a session that is over");
+        sent.is_ok()
+    }
+
+    fn until(&mut self, mut so: impl FnMut(&Self) -> bool) {
+        for _ in 0..STEPS_MAX {
+            if so(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("stuck: {:?} {:?}", self.handle, self.log.borrow().last());
+    }
+
+    /// Runs until the polite and the rude are done, or for `steps`; then drains to the end.
+    fn finish(mut self, steps: usize) -> (Ending, Vec<Client>) {
+        for _ in 0..4 {
+            self.handle.connect("ask", SHARED.into()).unwrap();
+        }
+        let mut left = steps;
+        self.until(|run| {
+            left = left.saturating_sub(1);
+            let done = |client: &Client| client.peer.is_none() || client.manner == Manner::Deaf;
+            left == 0 || run.idle || run.clients.iter().all(done)
+        });
+        self.handle.drain(Duration::from_secs(3));
+        self.until(|run| run.workers.iter().all(Worker::is_finished));
+        let mut report = Report::default();
+        for worker in &mut self.workers {
+            let part = worker.report();
+            assert!(part.leftover.is_nothing(), "{:?}", part.leftover);
+            report.stats.add(&part.stats);
+        }
+        self.workers.clear();
+        for client in &mut self.clients {
+            client.step(&mut self.random);
+            client.peer = None;
+        }
+        while self.net.step() {}
+        assert_eq!(self.net.ends(), 0, "an end of a connection is left over");
+        let log = self.log.take();
+        check_lives(&log);
+        (Ending { trace: self.net.trace_hash(), log, report }, self.clients)
+    }
+}
+
+/// One `on_open` before and one `on_close` after all else, for every session (I9).
+fn check_lives(log: &[Event]) {
+    let mut open = BTreeMap::new();
+    for event in log {
+        match event {
+            Event::Open(id) => assert_eq!(open.insert(*id, true), None, "{id} opened again"),
+            Event::Frame(id, _) => assert_eq!(open.get(id), Some(&true), "{id}: a frame when over"),
+            Event::Close(id, _) => assert_eq!(open.insert(*id, false), Some(true), "{id} closed"),
+            Event::ConnectFailed(_) => {}
+        }
+    }
+    assert!(open.values().all(|open| !open), "never closed: {open:?}");
+}
+
+/// Runs `test` for each seed, or for the one that `WHARF_SEED` names.
+#[expect(clippy::disallowed_methods, reason = "a failing seed is repeated by the environment")]
+fn for_seeds(seeds: std::ops::Range<u64>, test: impl Fn(u64)) {
+    struct Says(u64);
+    impl Drop for Says {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("repeat: WHARF_SEED={} cargo test -p wharf --lib sim_tests", self.0);
+            }
+        }
+    }
+    let seeds = match std::env::var("WHARF_SEED") {
+        Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("WHARF_SEED is a number"),
+        Err(_) => seeds,
+    };
+    for seed in seeds {
+        let says = Says(seed);
+        test(seed);
+        drop(says);
+    }
+}
+
+#[test]
+fn without_faults_everything_arrives() {
+    for_seeds(0..40, |seed| {
+        let (ending, clients) = Run::new(seed, Faults::none()).finish(usize::MAX);
+        for client in &clients {
+            let echoes = client.check();
+            if client.manner == Manner::Polite {
+                assert_eq!(echoes, client.bodies.len(), "{:?}", client.manner);
+            }
+        }
+        assert_eq!(ending.report.stats.connected, 4);
+        assert_eq!(ending.report.stats.closed_for(CloseReason::SlowConsumer), 0);
+    });
+}
+
+/// Whatever goes wrong: no byte of anybody else's, nothing out of order, nothing left over, and an
+/// end for every session.
+#[test]
+fn with_every_fault_order_and_accounts_are_kept() {
+    for_seeds(100..160, |seed| {
+        let (_, clients) = Run::new(seed, Faults::rough()).finish(usize::MAX);
+        clients.iter().for_each(|client| _ = client.check());
+    });
+}
+
+/// The drain comes at any time, to sessions in any state.
+#[test]
+fn a_drain_at_any_moment() {
+    for_seeds(200..280, |seed| {
+        let faults = if seed.is_multiple_of(2) { Faults::rough() } else { Faults::none() };
+        let run = Run::new(seed, faults);
+        let (_, clients) = run.finish((seed * 37 % 1500) as usize);
+        clients.iter().for_each(|client| _ = client.check());
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for_seeds(300..310, |seed| {
+        let run = |seed| Run::new(seed, Faults::rough()).finish(usize::MAX).0;
+        let (first, second) = (run(seed), run(seed));
+        assert_eq!(first, second);
+        assert_ne!(first.trace, run(seed + 1000).trace, "another seed is another run");
+    });
+}
+
+/// The faults are not only asked for.
+#[test]
+fn every_kind_of_fault_strikes() {
+    let run = Run::new(1, Faults::rough());
+    let net = run.net.clone();
+    run.finish(usize::MAX);
+    for fault in [Fault::ShortSend, Fault::ShortReceive, Fault::LateCompletion, Fault::Reorder] {
+        assert!(net.applied(fault) > 0, "{fault:?}");
+    }
+}

@@ -1,0 +1,106 @@
+//! Sessions end: flushed and lingering after a close, at once after an abort, and in either case only
+//! when nothing is in flight.
+
+use std::sync::atomic::Ordering;
+
+use wharf_port::Close;
+
+use super::Worker;
+use crate::{
+    handler::{CloseReason, SessionId},
+    session::Stage,
+};
+
+impl Worker {
+    /// Ends a session: the handler is told, then it is flushed or aborted as the reason says.
+    pub(super) fn end(&mut self, id: SessionId, reason: CloseReason) {
+        let Some(session) = self.sessions.get(id) else { return };
+        match session.stage {
+            Stage::Open => session.stage = Stage::Flushing,
+            Stage::Connecting => return self.join(id, Close::Reset),
+            Stage::Flushing | Stage::Lingering | Stage::Joining(_) => return,
+        }
+        self.link().set_live(id, false);
+        let session = self.sessions.get(id).expect("looked up above");
+        session.end_handling(&mut self.shared);
+        self.shared.stats.closed[reason as usize] += 1;
+        tracing::debug!(session = %id, peer = %session.peer, %reason, "session closed");
+        self.services[usize::from(session.service)].on_close(session, &mut self.shared, reason);
+        let session = self.sessions.get(id).expect("on_close frees no session");
+        let flush_timeout = session.limits.close_flush_timeout;
+        let drained = session.queue.is_empty() && !session.send_in_flight;
+        if let Some(attempt) = self.outgoing.remove(&id)
+            && !matches!(
+                reason,
+                CloseReason::Handler
+                    | CloseReason::HandlerAbort
+                    | CloseReason::Requested
+                    | CloseReason::Drain
+            )
+        {
+            self.connect_later(attempt);
+        }
+        if reason.aborts() {
+            self.abort(id);
+        } else if drained {
+            self.end_stream(id);
+        } else {
+            let session = self.sessions.get(id).expect("still flushing");
+            session.set_deadline(&mut self.shared, Some(flush_timeout));
+            session.mark_dirty(&mut self.shared);
+        }
+    }
+
+    /// The connection failed: whatever the session was about to do, it cannot.
+    pub(super) fn fail(&mut self, id: SessionId, reason: CloseReason) {
+        match self.sessions.get(id).map(|session| session.stage) {
+            Some(Stage::Flushing | Stage::Lingering) => self.abort(id),
+            _ => self.end(id, reason),
+        }
+    }
+
+    /// Everything is sent: ends our stream, then reads the peer's to its end.
+    pub(super) fn end_stream(&mut self, id: SessionId) {
+        let session = self.sessions.get(id).expect("ends its stream once");
+        self.port.shutdown_write(session.socket);
+        if session.receive_over {
+            return self.join(id, Close::Graceful);
+        }
+        session.stage = Stage::Lingering;
+        let linger_timeout = session.limits.linger_timeout;
+        session.set_deadline(&mut self.shared, Some(linger_timeout));
+        self.start_receive(id);
+    }
+
+    /// Throws away what is queued and resets the connection.
+    pub(super) fn abort(&mut self, id: SessionId) {
+        let session = self.sessions.get(id).expect("aborted once");
+        self.shared.stats.bytes_lost += session.queue.clear() as u64;
+        self.join(id, Close::Reset);
+    }
+
+    /// Waits for everything in flight, then closes the socket.
+    pub(super) fn join(&mut self, id: SessionId, how: Close) {
+        let session = self.sessions.get(id).expect("joined once");
+        let connecting = session.stage == Stage::Connecting;
+        session.stage = Stage::Joining(how);
+        session.set_deadline(&mut self.shared, None);
+        if connecting || session.receive_in_flight || session.send_in_flight {
+            self.port.cancel(session.socket);
+        }
+        if !connecting {
+            self.close_if_joined(id);
+        }
+    }
+
+    pub(super) fn close_if_joined(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let Stage::Joining(how) = session.stage else { return };
+        if session.receive_in_flight || session.send_in_flight {
+            return;
+        }
+        self.port.close(session.socket, how);
+        self.sessions.remove(id);
+        self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

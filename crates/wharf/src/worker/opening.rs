@@ -1,0 +1,209 @@
+//! Sessions begin: accepted, handed over by another worker, or connected.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use wharf_port::{AcceptEnd, Close, Op, Socket, UnboundSocket};
+
+use super::{Name, Worker};
+use crate::{
+    connector::{Attempt, next_random},
+    handle::Command,
+    handler::SessionId,
+    listener::{Listener, accept_pause},
+    session::{Session, Stage, TimerKey},
+};
+
+impl Worker {
+    pub(super) fn start_accept(&mut self, index: usize) {
+        let listener = &mut self.listeners[index];
+        debug_assert!(listener.open && !listener.accept_in_flight);
+        listener.accept_in_flight = true;
+        let op = Op::Accept { listener: listener.socket };
+        self.port.submit(op, Name::listener_token(index));
+    }
+
+    pub(super) fn on_accepted(&mut self, index: usize, socket: UnboundSocket) {
+        self.shared.stats.accepted += 1;
+        let links = Arc::clone(&self.shared.handle.0);
+        if self.draining || links.sessions() >= links.max_sessions {
+            self.shared.stats.refused += 1;
+            return; // dropping the socket closes it
+        }
+        let Listener { service, hand_over, .. } = self.listeners[index];
+        let here = &links.workers[self.index];
+        let target = if hand_over { links.least_busy() } else { here };
+        target.sessions.fetch_add(1, Ordering::Relaxed);
+        if std::ptr::eq(target, here) {
+            self.open(service, socket);
+        } else if target.post.post(Command::Adopt { service, socket }).is_err() {
+            target.sessions.fetch_sub(1, Ordering::Relaxed);
+            self.shared.stats.refused += 1;
+        }
+    }
+
+    /// Makes a session of an accepted connection. Its place has been counted already.
+    pub(super) fn open(&mut self, service: u16, socket: UnboundSocket) {
+        // A connection that was reset while it waited has no peer any more.
+        let bound = socket.peer_addr().and_then(|peer| Ok((peer, self.port.adopt(socket)?)));
+        let (peer, socket) = match bound {
+            Ok(bound) => bound,
+            Err(error) => {
+                tracing::debug!(%error, "an accepted connection could not be used");
+                self.shared.stats.accept_errors += 1;
+                self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        if let Some(id) = self.insert(service, socket, peer) {
+            self.opened(id);
+        }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        service: u16,
+        socket: Socket,
+        peer: SocketAddr,
+    ) -> Option<SessionId> {
+        let limits = &self.limits[usize::from(service)];
+        let now = self.shared.now;
+        let full = self.sessions.len() >= self.link().slots();
+        let make = |id| Session::new(id, service, socket, peer, limits, now);
+        let session = if full { None } else { self.sessions.insert(make) };
+        let id = session.map(|session| session.id);
+        if id.is_none() {
+            self.shared.stats.refused += 1;
+            self.port.close(socket, Close::Reset);
+            self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+        }
+        id
+    }
+
+    /// The connection is there: tells the handler, then receives.
+    pub(super) fn opened(&mut self, id: SessionId) {
+        self.link().set_live(id, true);
+        let session = self.sessions.get(id).expect("just inserted");
+        session.stage = Stage::Open;
+        let timeout = session.limits.first_frame_timeout;
+        session.set_deadline(&mut self.shared, timeout);
+        self.services[usize::from(session.service)].on_open(session, &mut self.shared);
+        self.after_call(id);
+        self.start_receive(id);
+    }
+
+    pub(super) fn on_accept_ended(&mut self, index: usize, end: AcceptEnd) {
+        let listener = &mut self.listeners[index];
+        listener.accept_in_flight = false;
+        if self.draining {
+            self.close_listener(index);
+            return;
+        }
+        let pause = match end {
+            AcceptEnd::Paused | AcceptEnd::Cancelled => None,
+            AcceptEnd::Failed(error) => {
+                self.shared.stats.accept_errors += 1;
+                let pause = accept_pause(&error);
+                if pause.is_some() {
+                    tracing::warn!(address = %listener.address, %error, "cannot accept for now");
+                }
+                pause
+            }
+        };
+        match pause {
+            None => self.start_accept(index),
+            Some(pause) => {
+                let at = (self.shared.now + pause).as_nanos();
+                let timer = self.shared.timers.insert(at, TimerKey::Accept(index as u16));
+                self.listeners[index].accept_again = Some(timer);
+            }
+        }
+    }
+
+    pub(super) fn close_listener(&mut self, index: usize) {
+        let listener = &mut self.listeners[index];
+        if listener.open && !listener.accept_in_flight {
+            listener.open = false;
+            if let Some(timer) = listener.accept_again.take() {
+                self.shared.timers.cancel(timer);
+            }
+            self.port.close(listener.socket, Close::Graceful);
+        }
+    }
+
+    /// Begins to connect. The session's place has been counted already.
+    pub(super) fn start_connect(&mut self, attempt: Attempt) {
+        let connector = &self.connectors[usize::from(attempt.connector)];
+        let service = connector.service;
+        let timeout = connector.options.connect_timeout;
+        let socket = match self.port.stream(attempt.address, &self.socket_options) {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+                return self.connect_failed(attempt, &error);
+            }
+        };
+        let Some(id) = self.insert(service, socket, attempt.address) else {
+            return self.connect_failed(attempt, &io::Error::other("no session slot is free"));
+        };
+        let session = self.sessions.get(id).expect("just inserted");
+        session.stage = Stage::Connecting;
+        session.set_deadline(&mut self.shared, Some(timeout));
+        self.outgoing.insert(id, attempt);
+        self.port.submit(Op::Connect { socket, address: attempt.address }, Name::session_token(id));
+    }
+
+    pub(super) fn on_connected(&mut self, id: SessionId, result: io::Result<()>) {
+        let session = self.sessions.get(id).expect("a connecting session waits for this");
+        session.set_deadline(&mut self.shared, None);
+        match (session.stage, result) {
+            (Stage::Connecting, Ok(())) if !self.draining => {
+                self.shared.stats.connected += 1;
+                if let Some(attempt) = self.outgoing.get_mut(&id) {
+                    attempt.failures = 0;
+                }
+                self.opened(id);
+            }
+            (stage, result) => {
+                let timed_out = matches!(stage, Stage::Joining(_));
+                let error = match result {
+                    Err(error) if !timed_out => error,
+                    _ => io::ErrorKind::TimedOut.into(),
+                };
+                session.stage = Stage::Joining(Close::Reset);
+                let attempt = self.outgoing.remove(&id);
+                self.close_if_joined(id);
+                if let Some(attempt) = attempt {
+                    self.connect_failed(attempt, &error);
+                }
+            }
+        }
+    }
+
+    pub(super) fn connect_failed(&mut self, mut attempt: Attempt, error: &io::Error) {
+        self.shared.stats.connect_failures += 1;
+        attempt.failures += 1;
+        let retry_in = self.connect_later(attempt);
+        let service = self.connectors[usize::from(attempt.connector)].service;
+        self.services[usize::from(service)].on_connect_failed(attempt.address, error, retry_in);
+    }
+
+    /// Plans the next attempt, if the connector makes one.
+    pub(super) fn connect_later(&mut self, attempt: Attempt) -> Option<Duration> {
+        if self.draining {
+            return None;
+        }
+        let random = next_random(&mut self.random);
+        let reconnect = self.connectors[usize::from(attempt.connector)].options.reconnect;
+        let pause = reconnect.pause(attempt.failures.max(1), random)?;
+        self.next_waiting += 1;
+        let at = (self.shared.now + pause).as_nanos();
+        let timer = self.shared.timers.insert(at, TimerKey::Connect(self.next_waiting));
+        self.waiting.insert(self.next_waiting, (attempt, timer));
+        Some(pause)
+    }
+}

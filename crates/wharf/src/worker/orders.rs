@@ -1,0 +1,165 @@
+//! What comes up beside completions: timers, and orders from other threads.
+
+use std::{io, sync::atomic::Ordering, time::Duration};
+
+use wharf_port::{Close, UnboundSocket};
+
+use super::Worker;
+use crate::{
+    connector::Attempt,
+    handle::{Command, SessionInfo},
+    handler::{CloseReason, SessionId},
+    session::{Session, Stage, TimerKey},
+};
+
+impl Worker {
+    pub(super) fn run_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.shared.timers.expire(self.shared.now.as_nanos(), &mut due);
+        for key in due.drain(..) {
+            match key {
+                TimerKey::Deadline(id) => self.on_deadline(id),
+                TimerKey::User(id, key) => self.on_user_timer(id, key),
+                TimerKey::Accept(index) => {
+                    self.listeners[usize::from(index)].accept_again = None;
+                    self.start_accept(usize::from(index));
+                }
+                TimerKey::Connect(number) => self.connect_again(number),
+                TimerKey::DrainDeadline => self.abort_all(),
+            }
+        }
+        self.due = due;
+    }
+
+    pub(super) fn on_deadline(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if !session.deadline_passed(&self.shared.timers) {
+            return;
+        }
+        match session.stage {
+            Stage::Open if session.first_frame_seen => {}
+            Stage::Open => self.end(id, CloseReason::FirstFrameTimeout),
+            Stage::Flushing => self.abort(id),
+            Stage::Lingering => self.join(id, Close::Graceful),
+            Stage::Connecting => self.join(id, Close::Reset),
+            Stage::Joining(_) => {}
+        }
+    }
+
+    pub(super) fn on_user_timer(&mut self, id: SessionId, key: u64) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.timer_fired(&self.shared.timers, key) && session.is_open() {
+            self.services[usize::from(session.service)].on_timer(session, &mut self.shared, key);
+            self.after_call(id);
+        }
+    }
+
+    pub(super) fn connect_again(&mut self, number: u64) {
+        let Some((attempt, _)) = self.waiting.remove(&number) else { return };
+        self.link().sessions.fetch_add(1, Ordering::Relaxed);
+        self.start_connect(attempt);
+    }
+
+    pub(super) fn run_commands(&mut self) {
+        let mut commands = std::mem::take(&mut self.commands);
+        self.inbox.drain(&mut commands);
+        let asked = !commands.is_empty();
+        for command in commands.drain(..) {
+            self.run_command(command);
+        }
+        self.commands = commands;
+        if asked && let Some(within) = self.link().take_drain() {
+            self.drain(within);
+        }
+    }
+
+    pub(super) fn run_command(&mut self, command: Command) {
+        match command {
+            Command::Send { to, packet_id, body } => self.send(to, packet_id, &body),
+            Command::Close { id, reason } => self.end(id, reason),
+            Command::Adopt { service, socket } => self.adopt(service, socket),
+            Command::Connect { connector, address } if !self.draining => {
+                self.start_connect(Attempt { connector, address, failures: 0 });
+            }
+            Command::Connect { connector, address } => {
+                self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+                let attempt = Attempt { connector, address, failures: 0 };
+                self.connect_failed(attempt, &io::Error::other("the server is draining"));
+            }
+            // Whoever asked may have stopped waiting.
+            Command::Sessions { only, answer } => drop(answer.send(self.describe(only))),
+            Command::Stats { answer } => drop(answer.send(self.stats())),
+            Command::Drain => {} // when all others have been run
+        }
+    }
+
+    pub(super) fn send(&mut self, to: SessionId, packet_id: u32, body: &[u8]) {
+        match self.sessions.get(to) {
+            Some(session) if session.is_open() => {
+                let service = &mut self.services[usize::from(session.service)];
+                if let Err(error) = service.send(session, &mut self.shared, packet_id, body) {
+                    tracing::debug!(session = %to, %error, "a frame from another thread was refused");
+                }
+                self.after_call(to);
+            }
+            _ => self.shared.stats.sends_too_late += 1,
+        }
+    }
+
+    /// Takes a connection that another worker has accepted.
+    pub(super) fn adopt(&mut self, service: u16, socket: UnboundSocket) {
+        if self.draining {
+            self.shared.stats.refused += 1;
+            self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.open(service, socket);
+        }
+    }
+
+    pub(super) fn describe(&self, only: Option<SessionId>) -> Vec<SessionInfo> {
+        let wanted = |session: &&Session| only.is_none_or(|id| id == session.id);
+        let describe = |session: &Session| SessionInfo {
+            id: session.id,
+            peer: session.peer,
+            opened: session.opened,
+            age: self.shared.now.since(session.opened),
+            queued_bytes: session.queue.bytes(),
+            closing: session.stage != Stage::Open,
+        };
+        self.sessions.iter().filter(wanted).map(describe).collect()
+    }
+
+    pub(super) fn drain(&mut self, deadline: Duration) {
+        let at = self.shared.now + deadline;
+        match self.drain_deadline {
+            Some((earlier, _)) if earlier <= at => return,
+            Some((_, timer)) => drop(self.shared.timers.cancel(timer)),
+            None => {}
+        }
+        let timer = self.shared.timers.insert(at.as_nanos(), TimerKey::DrainDeadline);
+        self.drain_deadline = Some((at, timer));
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        for index in 0..self.listeners.len() {
+            self.port.cancel(self.listeners[index].socket);
+            self.close_listener(index);
+        }
+        for (_, timer) in std::mem::take(&mut self.waiting).into_values() {
+            self.shared.timers.cancel(timer);
+        }
+        for id in self.sessions.ids() {
+            self.end(id, CloseReason::Drain);
+        }
+    }
+
+    pub(super) fn abort_all(&mut self) {
+        for id in self.sessions.ids() {
+            match self.sessions.get(id).map(|session| session.stage) {
+                Some(Stage::Connecting) => self.join(id, Close::Reset),
+                Some(Stage::Open | Stage::Flushing | Stage::Lingering) => self.abort(id),
+                Some(Stage::Joining(_)) | None => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a server allocates, counted over the whole process: nothing for a message once it is warm,
+//! and nothing on the word of a peer. One test in a process of its own, so that nobody else
+//! allocates beside it.
+
+use std::{
+    alloc::System,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use wharf::{
+    CloseReason, Context, Frame, Handle, Handler, Limits, Server,
+    framing::LengthField,
+    port::{self, Config, Engine, EngineChoice},
+};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+struct Echo;
+
+impl Handler for Echo {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> wharf::Result {
+        cx.send(frame.body())?;
+        Ok(())
+    }
+}
+
+fn start(engine: Engine) -> (Handle, SocketAddr) {
+    let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
+    // A frame that is never whole may declare as much as this.
+    let limits = Limits { frame_bytes_max: 64 << 20, ..Limits::default() };
+    let listen = Server::builder().workers(1).port(config).limits(limits);
+    let handle = listen.listen("127.0.0.1:0", LengthField::u32_be(), || Echo).start().unwrap();
+    let address = handle.local_addrs()[0];
+    (handle, address)
+}
+
+#[test]
+fn a_warm_server_allocates_nothing_for_a_message_and_nothing_for_a_declared_length() {
+    let wanted = Config::from_env().unwrap().engine;
+    let engines: Vec<Engine> = port::probe()
+        .into_iter()
+        .filter(|(engine, found)| match wanted {
+            EngineChoice::Named(named) => named == *engine,
+            EngineChoice::Auto => found.is_ok(),
+        })
+        .map(|(engine, _)| engine)
+        .collect();
+    assert!(!engines.is_empty(), "no engine works here");
+    for engine in engines {
+        messages(engine);
+        declared_lengths(engine);
+    }
+}
+
+fn messages(engine: Engine) {
+    let (handle, address) = start(engine);
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_nodelay(true).unwrap();
+    // One frame alone, several together, and one that is split over two receive buffers.
+    let mut sent = Vec::new();
+    for len in [10_u32, 100, 1000, 5000] {
+        sent.extend_from_slice(&len.to_be_bytes());
+        sent.resize(sent.len() + len as usize, 7);
+    }
+    let mut received = vec![0; sent.len()];
+    let mut round = |client: &mut TcpStream| {
+        for cut in [sent.len(), 14, 118, 2000] {
+            client.write_all(&sent[..cut]).unwrap();
+            client.write_all(&sent[cut..]).unwrap();
+            client.read_exact(&mut received).unwrap();
+            assert!(received == sent);
+        }
+    };
+    // How the bytes are cut is the system's doing: a cut that has not come up before may still need
+    // a block more than the pools have. What a message costs, every stretch of messages would show.
+    let mut stretch = || {
+        let region = Region::new(ALLOCATOR);
+        (0..500).for_each(|_| round(&mut client));
+        let change = region.change();
+        change.allocations + change.reallocations
+    };
+    let counts: Vec<usize> = (0..10).map(|_| stretch()).collect();
+    let quiet = counts.iter().filter(|count| **count == 0).count();
+    assert!(quiet >= 5, "{engine}: allocations in stretches of 2000 rounds: {counts:?}");
+    drop(client);
+    finish(&handle);
+}
+
+/// A header is all that they send; the memory of the process follows what has come, not what was
+/// announced.
+fn declared_lengths(engine: Engine) {
+    let (handle, address) = start(engine);
+    let lengths = [65_535, 60 << 20, (64 << 20) + 1, 1 << 31, u32::MAX];
+    let region = Region::new(ALLOCATOR);
+    let mut clients = Vec::new();
+    for len in lengths {
+        for _ in 0..10 {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(&u32::to_be_bytes(len)).unwrap();
+            client.write_all(b"a few bytes").unwrap();
+            clients.push(client);
+        }
+    }
+    // Frames that are too long end their sessions; the others wait for the rest.
+    let seen = || {
+        let stats = handle.stats().unwrap();
+        (stats.accepted, stats.closed_for(CloseReason::Protocol), stats.bytes_received >= 20 * 15)
+    };
+    while seen() != (50, 30, true) {
+        std::hint::spin_loop();
+    }
+    let bytes = region.change().bytes_allocated;
+    assert!(bytes < 4 << 20, "{engine}: {bytes} bytes for 50 headers");
+    drop(clients);
+    finish(&handle);
+}
+
+fn finish(handle: &Handle) {
+    handle.drain(std::time::Duration::from_secs(30));
+    let report = handle.join().unwrap();
+    assert!(report.leftover.is_nothing(), "{:?}", report.leftover);
+}
