@@ -38,7 +38,7 @@ const CHECKED: [&str; 3] = [
     "wine64_8.0~repack-4_amd64.deb",
 ];
 /// Whose tests run, each with a time limit.
-const TESTED: [(&str, u64); 1] = [("wharf-port", 10)];
+const TESTED: [(&str, u64); 3] = [("wharf-port", 10), ("wharf", 10), ("wharf-cli", 15)];
 /// One program of tests; it is ended then, with Wine's own processes.
 const PROGRAM_LIMIT_SECONDS: u32 = 300;
 const BCRYPT_PRIMITIVES: &str = include_str!("wine/bcryptprimitives.c");

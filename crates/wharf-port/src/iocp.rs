@@ -72,7 +72,7 @@ struct IocpPort {
     /// Second sends ([`SecondSend::Refuse`]), answered by the next `wait`.
     refused: Vec<(Socket, Token, Gather)>,
     core: Core,
-    flag: Arc<WakeFlag>,
+    flag: WakeFlag,
     buffers: BufferPool,
     spin: Duration,
     drop_deadline: Duration,
@@ -506,7 +506,7 @@ impl CompletionPort for IocpPort {
     }
 
     fn waker(&self) -> Waker {
-        Waker::new(Arc::clone(&self.flag), Kick::Iocp(Arc::clone(&self.core.queue)))
+        Waker::new(self.flag.clone(), Kick::Iocp(Arc::clone(&self.core.queue)))
     }
 
     fn buffers(&self) -> &BufferPool {
