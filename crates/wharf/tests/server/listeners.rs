@@ -1,9 +1,6 @@
 //! Listening: on several addresses, with several workers, at the limits of the system.
 
-use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::Command,
-};
+use std::net::{SocketAddr, TcpListener};
 
 use wharf::framing::{LengthField, Lines};
 
@@ -108,7 +105,7 @@ fn accepting_at_the_descriptor_limit_recovers() {
     if std::env::var_os(FEW).is_some() {
         return accept_at_the_descriptor_limit();
     }
-    let output = Command::new("sh")
+    let output = std::process::Command::new("sh")
         .args(["-c", "ulimit -n 80 && exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "listeners::accepting_at_the_descriptor_limit_recovers"])
@@ -137,7 +134,7 @@ fn accept_at_the_descriptor_limit() {
         }
         assert!(taken.len() < 80, "the limit holds");
         taken.pop();
-        let mut waiting = Client::from(TcpStream::connect(server.address()).unwrap());
+        let mut waiting = Client::from(std::net::TcpStream::connect(server.address()).unwrap());
         server.until(|stats| stats.accept_errors > 0);
         for client in &mut clients {
             client.echo(&FRAMING, b"not affected");
