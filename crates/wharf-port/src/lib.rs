@@ -34,7 +34,7 @@
 //! |---|---|---|
 //! | `uring` | Linux 6.1 and later | 6.1 brought deferred task work, without which a message costs 3 to 35 % more; older kernels and containers that forbid io_uring get `poll` |
 //! | `poll` | Linux (epoll), macOS and BSD (kqueue) | the kqueue side is type-checked, not run, by this project's tests |
-//! | `iocp` | Windows 8 and later | tested under Wine; see `docs/windows.md` for what that leaves open |
+//! | `iocp` | Windows 10 and later | tested under Wine; see `docs/windows.md` for what that leaves open |
 //! | `sim` | everywhere | in memory, with a virtual clock and faults by seed |
 
 mod memory;
