@@ -12,6 +12,7 @@
 //! Whether an operation was cancelled, paused or failed is decided by what the caller asked for; the
 //! system's code for it differs between ways to close and between versions (W5).
 
+mod core;
 mod error;
 mod listener;
 mod packet;
@@ -26,7 +27,6 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -34,6 +34,7 @@ use std::{
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 
 use self::{
+    core::{Again, Core, Stop},
     listener::Listener,
     packet::{Kind, Packet},
     stream::StreamSocket,
@@ -90,82 +91,6 @@ struct Entry {
 enum Role {
     Listener(Listener),
     Stream(StreamSocket),
-}
-
-/// What trying an operation needs besides its socket.
-struct Core {
-    queue: Arc<Queue>,
-    extensions: Extensions,
-    pool: Rc<RecvPool>,
-    /// Receives that wait for a buffer.
-    parked: Parked,
-    /// Packets of sends that are over.
-    idle_sends: Vec<Rc<Packet>>,
-    accepts_outstanding: usize,
-    /// What succeeds at once queues no packet.
-    skips: bool,
-    refuses_second_sends: bool,
-    operations_in_flight: usize,
-    /// Packets that the system has.
-    packets_posted: Cell<usize>,
-    buffer_shortages: u64,
-    system_calls: Cell<u64>,
-}
-
-/// How the caller ends a streaming operation early.
-#[derive(Clone, Copy)]
-enum Stop {
-    Pause,
-    Cancel,
-}
-
-/// Whether and when an operation has to be tried again although no packet will say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Again {
-    No,
-    /// The system is short of memory.
-    Later,
-    Soon,
-}
-
-impl Core {
-    fn count_system_call(&self) {
-        self.system_calls.set(self.system_calls.get() + 1);
-    }
-
-    fn packet_posted(&self) {
-        self.packets_posted.set(self.packets_posted.get() + 1);
-    }
-
-    fn packet_returned(&self) {
-        self.packets_posted.set(self.packets_posted.get() - 1);
-    }
-
-    /// Delivers an operation's final completion.
-    fn finish(&mut self, token: Token, outcome: Outcome, done: &mut Vec<Done>) {
-        self.operations_in_flight -= 1;
-        done.push(Done { token, outcome });
-    }
-
-    fn keep_idle_send(&mut self, packet: Rc<Packet>) {
-        if self.idle_sends.len() < IDLE_SENDS_MAX {
-            self.idle_sends.push(packet);
-        }
-    }
-
-    /// Makes a connection's socket this port's for life.
-    fn prepare(&self, os: &socket2::Socket) -> io::Result<()> {
-        // Without effect on operations with a packet; what is there is received without one.
-        self.count_system_call();
-        os.set_nonblocking(true)?;
-        self.count_system_call();
-        self.queue.associate(os)?;
-        if self.skips {
-            self.count_system_call();
-            winsock::skip_packets_on_success(os)?;
-        }
-        Ok(())
-    }
 }
 
 impl Entry {
@@ -540,9 +465,6 @@ const PACKETS_PER_CALL: usize = 64;
 
 /// Calls in one `wait`, as long as each is full: the rest comes with the next.
 const CALLS_PER_WAIT: usize = 16;
-
-/// Packets of sends kept for later ones; a kilobyte each.
-const IDLE_SENDS_MAX: usize = 1024;
 
 /// How long to wait before trying again what the system had no memory for (W9).
 const RETRY_AFTER: Duration = Duration::from_millis(10);

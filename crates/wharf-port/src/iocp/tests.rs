@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    rc::Rc,
 };
 
 use windows_sys::Win32::Networking::WinSock::{
