@@ -73,8 +73,10 @@ impl<F: Framing, H: Handler> Logic<F, H> {
             }
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(guarded)) {
-            // Dropping what it panicked with could panic again, outside of every guard.
-            std::mem::forget(panic);
+            // Dropping what it panicked with could panic again.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+                std::mem::forget(again);
+            }
             tracing::error!(session = %session.id, "the handler panicked");
             session.request(CloseReason::HandlerPanic);
         }
