@@ -46,6 +46,7 @@ mod limits;
 mod listener;
 mod logic;
 mod metrics;
+pub mod packet;
 mod send_queue;
 #[cfg(any(unix, windows))]
 mod server;
@@ -65,4 +66,5 @@ pub use crate::{
     handler::{CloseReason, Context, Handler, SessionId},
     limits::Limits,
     metrics::{Leftover, Report, Stats},
+    packet::Packet,
 };
