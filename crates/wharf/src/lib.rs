@@ -47,6 +47,7 @@ mod listener;
 mod logic;
 mod metrics;
 pub mod packet;
+pub mod router;
 mod send_queue;
 #[cfg(any(unix, windows))]
 mod server;
@@ -67,4 +68,5 @@ pub use crate::{
     limits::Limits,
     metrics::{Leftover, Report, Stats},
     packet::Packet,
+    router::Router,
 };
