@@ -46,6 +46,8 @@ mod limits;
 mod listener;
 mod logic;
 mod metrics;
+pub mod packet;
+pub mod router;
 mod send_queue;
 #[cfg(any(unix, windows))]
 mod server;
@@ -67,4 +69,6 @@ pub use crate::{
     handler::{CloseReason, Context, Handler, SessionId},
     limits::Limits,
     metrics::{Leftover, Report, Stats},
+    packet::Packet,
+    router::Router,
 };
