@@ -33,6 +33,7 @@
 //! | `framing.rs` | bytes in, frames out |
 //! | `logic.rs` | frames to handlers |
 //! | `handler.rs` | what a user writes |
+//! | `packet.rs`, `router.rs` | typed packets by id, handed to functions |
 //! | `listener.rs`, `connector.rs`, `timer.rs`, `limits.rs` | accepting, connecting, time, limits |
 //! | `server.rs`, `handle.rs`, `metrics.rs` | threads, the way in from outside, counters |
 #![forbid(unsafe_code)]
