@@ -309,20 +309,19 @@ impl Handle {
         if on_worker() {
             return Err(Error::OnWorker);
         }
+        Ok(self.join_workers())
+    }
+
+    /// Waits until this server's workers have ended; not for one of them.
+    pub(crate) fn join_workers(&self) -> Report {
         let mut ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ended::Running(threads) = &mut *ended {
-            let mut report = Report::default();
-            for thread in threads.drain(..) {
-                // A worker that panics aborts the process before this.
-                let part = thread.join().expect("a worker does not panic");
-                report.stats.add(&part.stats);
-                report.leftover.add(&part.leftover);
+        match &mut *ended {
+            Ended::Joined(report) => **report,
+            Ended::Running(threads) => {
+                let report = join_all(std::mem::take(threads));
+                *ended = Ended::Joined(Box::new(report));
+                report
             }
-            *ended = Ended::Joined(Box::new(report));
-        }
-        match &*ended {
-            Ended::Joined(report) => Ok(**report),
-            Ended::Running(_) => unreachable!("joined above"),
         }
     }
 }
@@ -331,6 +330,18 @@ impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Handle({} workers, {} sessions)", self.0.workers.len(), self.count())
     }
+}
+
+/// Waits for worker threads and adds up their reports.
+pub(crate) fn join_all(threads: Vec<JoinHandle<Report>>) -> Report {
+    let mut report = Report::default();
+    for thread in threads {
+        // A worker that panics aborts the process before this.
+        let part = thread.join().expect("a worker does not panic");
+        report.stats.add(&part.stats);
+        report.leftover.add(&part.leftover);
+    }
+    report
 }
 
 impl Links {
