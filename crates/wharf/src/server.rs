@@ -282,11 +282,15 @@ impl Builder {
     ///
     /// # Errors
     /// As for [`start`](Self::start); or signals cannot be handled, because something else in the
-    /// process does already.
+    /// process does already. Nothing is left running then.
     pub fn run(self) -> Result {
         let drain_timeout = self.drain_timeout;
         let handle = self.start()?;
-        drain_on_signal(&handle, drain_timeout)?;
+        if let Err(error) = drain_on_signal(&handle, drain_timeout) {
+            handle.drain(Duration::ZERO);
+            handle.join_workers();
+            return Err(error);
+        }
         handle.join().map(drop)
     }
 
