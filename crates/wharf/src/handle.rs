@@ -200,7 +200,8 @@ impl Handle {
     /// [`on_connect_failed`](crate::Handler::on_connect_failed) tells how it went.
     ///
     /// # Errors
-    /// There is no such connector, or the server cannot take the order now.
+    /// There is no such connector; or [`SendError::WouldExceed`] if the server has as many sessions
+    /// as it may, or its worker more to do.
     pub fn connect(&self, connector: &str, address: SocketAddr) -> Result {
         let index = self.0.connectors.iter().position(|name| name == connector);
         let Some(index) = index else {
@@ -208,7 +209,9 @@ impl Handle {
         };
         let command = Command::Connect { connector: index as u16, address };
         let worker = self.0.least_busy();
-        worker.sessions.fetch_add(1, Ordering::Relaxed);
+        if !self.0.take_place(worker) {
+            return Err(SendError::WouldExceed.into());
+        }
         worker.post.post(command).map_err(|_| {
             worker.sessions.fetch_sub(1, Ordering::Relaxed);
             Error::Send(SendError::WouldExceed)
@@ -346,7 +349,20 @@ pub(crate) fn join_all(threads: Vec<JoinHandle<Report>>) -> Report {
 
 impl Links {
     pub(crate) fn sessions(&self) -> usize {
-        self.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed)).sum()
+        self.workers.iter().map(|worker| worker.sessions.load(Ordering::SeqCst)).sum()
+    }
+
+    /// Counts one more session on this worker; false if the server may have no more.
+    ///
+    /// Counted first and added up afterwards: of two that take the last place at one time, on two
+    /// workers, at least one sees the other (hence `SeqCst`). Both may; then it stays free.
+    pub(crate) fn take_place(&self, worker: &WorkerLink) -> bool {
+        worker.sessions.fetch_add(1, Ordering::SeqCst);
+        let there_is = self.sessions() <= self.max_sessions;
+        if !there_is {
+            worker.sessions.fetch_sub(1, Ordering::Relaxed);
+        }
+        there_is
     }
 
     /// The worker with the fewest sessions.

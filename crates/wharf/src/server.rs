@@ -173,8 +173,8 @@ impl Builder {
         self
     }
 
-    /// How many sessions there may be at one time (50,000). Connections beyond that are closed as
-    /// they are accepted.
+    /// How many sessions there may be at one time (50,000), accepted and outgoing. Connections beyond
+    /// that are closed as they are accepted, and not made.
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.max_sessions = sessions;
         self

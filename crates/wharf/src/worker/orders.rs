@@ -56,8 +56,11 @@ impl Worker {
 
     pub(super) fn connect_again(&mut self, number: u64) {
         let Some((attempt, _)) = self.waiting.remove(&number) else { return };
-        self.link().sessions.fetch_add(1, Ordering::Relaxed);
-        self.start_connect(attempt);
+        if self.shared.handle.0.take_place(self.link()) {
+            self.start_connect(attempt);
+        } else {
+            self.connect_failed(attempt, &io::Error::other("the server has all sessions it may"));
+        }
     }
 
     pub(super) fn run_commands(&mut self) {
