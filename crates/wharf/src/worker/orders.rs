@@ -76,6 +76,17 @@ impl Worker {
         }
     }
 
+    /// Takes no more orders, and runs those that have come since the last turn: a draining worker
+    /// refuses them, and tells whom they concern.
+    pub(super) fn refuse_commands(&mut self) {
+        debug_assert!(self.draining);
+        let mut commands = std::mem::take(&mut self.commands);
+        self.inbox.close(&mut commands);
+        for command in commands {
+            self.run_command(command);
+        }
+    }
+
     pub(super) fn run_command(&mut self, command: Command) {
         match command {
             Command::Send { to, packet_id, body } => self.send(to, packet_id, &body),
