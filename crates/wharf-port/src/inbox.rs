@@ -129,6 +129,15 @@ impl<T> Inbox<T> {
             values.append(&mut queue.values);
         }
     }
+
+    /// Takes no more values, and moves what waits behind `values` as [`drain`](Self::drain) does: what
+    /// a poster was told is posted is in there, or was drained before.
+    pub fn close(&mut self, values: &mut Vec<T>) {
+        let mut queue = self.0.lock();
+        queue.open = false;
+        self.0.waiting.store(0, Ordering::Release);
+        values.append(&mut queue.values);
+    }
 }
 
 impl<T> Drop for Inbox<T> {
@@ -177,6 +186,18 @@ mod tests {
         values.clear();
         inbox.drain(&mut values);
         assert_eq!(values, [4]);
+    }
+
+    #[test]
+    fn closing_takes_what_waits_and_refuses_the_rest() {
+        let (post, mut inbox) = inbox(waker(), 2);
+        post.post(1).unwrap();
+        let mut values = vec![0];
+        inbox.close(&mut values);
+        assert_eq!((values.as_slice(), post.post(2)), (&[0, 1][..], Err(PostError::Closed(2))));
+        inbox.drain(&mut values);
+        inbox.close(&mut values);
+        assert_eq!(values, [0, 1]);
     }
 
     #[test]

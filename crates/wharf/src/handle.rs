@@ -200,7 +200,8 @@ impl Handle {
     /// [`on_connect_failed`](crate::Handler::on_connect_failed) tells how it went.
     ///
     /// # Errors
-    /// There is no such connector, or the server cannot take the order now.
+    /// There is no such connector; or [`SendError::WouldExceed`] if the server has as many sessions
+    /// as it may, or its worker more to do.
     pub fn connect(&self, connector: &str, address: SocketAddr) -> Result {
         let index = self.0.connectors.iter().position(|name| name == connector);
         let Some(index) = index else {
@@ -208,7 +209,9 @@ impl Handle {
         };
         let command = Command::Connect { connector: index as u16, address };
         let worker = self.0.least_busy();
-        worker.sessions.fetch_add(1, Ordering::Relaxed);
+        if !self.0.take_place(worker) {
+            return Err(SendError::WouldExceed.into());
+        }
         worker.post.post(command).map_err(|_| {
             worker.sessions.fetch_sub(1, Ordering::Relaxed);
             Error::Send(SendError::WouldExceed)
@@ -309,20 +312,19 @@ impl Handle {
         if on_worker() {
             return Err(Error::OnWorker);
         }
+        Ok(self.join_workers())
+    }
+
+    /// Waits until this server's workers have ended; not for one of them.
+    pub(crate) fn join_workers(&self) -> Report {
         let mut ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ended::Running(threads) = &mut *ended {
-            let mut report = Report::default();
-            for thread in threads.drain(..) {
-                // A worker that panics aborts the process before this.
-                let part = thread.join().expect("a worker does not panic");
-                report.stats.add(&part.stats);
-                report.leftover.add(&part.leftover);
+        match &mut *ended {
+            Ended::Joined(report) => **report,
+            Ended::Running(threads) => {
+                let report = join_all(std::mem::take(threads));
+                *ended = Ended::Joined(Box::new(report));
+                report
             }
-            *ended = Ended::Joined(Box::new(report));
-        }
-        match &*ended {
-            Ended::Joined(report) => Ok(**report),
-            Ended::Running(_) => unreachable!("joined above"),
         }
     }
 }
@@ -333,9 +335,34 @@ impl std::fmt::Debug for Handle {
     }
 }
 
+/// Waits for worker threads and adds up their reports.
+pub(crate) fn join_all(threads: Vec<JoinHandle<Report>>) -> Report {
+    let mut report = Report::default();
+    for thread in threads {
+        // A worker that panics aborts the process before this.
+        let part = thread.join().expect("a worker does not panic");
+        report.stats.add(&part.stats);
+        report.leftover.add(&part.leftover);
+    }
+    report
+}
+
 impl Links {
     pub(crate) fn sessions(&self) -> usize {
-        self.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed)).sum()
+        self.workers.iter().map(|worker| worker.sessions.load(Ordering::SeqCst)).sum()
+    }
+
+    /// Counts one more session on this worker; false if the server may have no more.
+    ///
+    /// Counted first and added up afterwards: of two that take the last place at one time, on two
+    /// workers, at least one sees the other (hence `SeqCst`). Both may; then it stays free.
+    pub(crate) fn take_place(&self, worker: &WorkerLink) -> bool {
+        worker.sessions.fetch_add(1, Ordering::SeqCst);
+        let there_is = self.sessions() <= self.max_sessions;
+        if !there_is {
+            worker.sessions.fetch_sub(1, Ordering::Relaxed);
+        }
+        there_is
     }
 
     /// The worker with the fewest sessions.

@@ -33,6 +33,7 @@
 //! | `framing.rs` | bytes in, frames out |
 //! | `logic.rs` | frames to handlers |
 //! | `handler.rs` | what a user writes |
+//! | `packet.rs`, `router.rs` | typed packets by id, handed to functions |
 //! | `listener.rs`, `connector.rs`, `timer.rs`, `limits.rs` | accepting, connecting, time, limits |
 //! | `server.rs`, `handle.rs`, `metrics.rs` | threads, the way in from outside, counters |
 #![forbid(unsafe_code)]
@@ -46,6 +47,8 @@ mod limits;
 mod listener;
 mod logic;
 mod metrics;
+pub mod packet;
+pub mod router;
 mod send_queue;
 #[cfg(any(unix, windows))]
 mod server;
@@ -67,4 +70,6 @@ pub use crate::{
     handler::{CloseReason, Context, Handler, SessionId},
     limits::Limits,
     metrics::{Leftover, Report, Stats},
+    packet::Packet,
+    router::Router,
 };

@@ -6,7 +6,7 @@
 //! buffers is copied, into the session's `unread`.
 
 use std::{
-    io,
+    io, mem,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
@@ -63,20 +63,23 @@ impl<F: Framing, H: Handler> Logic<F, H> {
         shared: &mut Shared,
         call: impl FnOnce(&mut Self, &mut Session, &mut Shared) -> Result,
     ) {
-        let guarded = || {
-            let result = call(self, session, shared);
-            if let Err(error) = result {
+        let guarded = || match call(self, session, shared) {
+            Ok(()) => true,
+            // Showing and dropping the error may be the user's code, too.
+            Err(error) => {
                 if !matches!(error, Error::Send(_)) {
                     tracing::warn!(session = %session.id, %error, "the handler failed");
                 }
-                session.request(CloseReason::HandlerError);
+                false
             }
         };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(guarded)) {
-            // Dropping what it panicked with could panic again, outside of every guard.
-            std::mem::forget(panic);
-            tracing::error!(session = %session.id, "the handler panicked");
-            session.request(CloseReason::HandlerPanic);
+        match guard(guarded) {
+            Some(true) => {}
+            Some(false) => session.request(CloseReason::HandlerError),
+            None => {
+                tracing::error!(session = %session.id, "the handler panicked");
+                session.request(CloseReason::HandlerPanic);
+            }
         }
     }
 
@@ -187,6 +190,19 @@ impl<F: Framing, H: Handler> Logic<F, H> {
     }
 }
 
+/// Runs the user's code; `None` if it panicked. What a panic carries is the user's as well: dropping
+/// it may panic again, and what that carries is not dropped.
+#[inline]
+fn guard<R>(call: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(call))
+        .map_err(|payload| {
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                mem::forget(again);
+            }
+        })
+        .ok()
+}
+
 /// Whether the frame that `need` tells of is short enough; otherwise the session is to end.
 fn may_come(session: &mut Session, need: Need, unread_bytes: usize, frame_max: usize) -> bool {
     let at_least = need.frame_bytes_min(unread_bytes);
@@ -248,7 +264,7 @@ impl<F: Framing, H: Handler> Service for Logic<F, H> {
         retry_in: Option<Duration>,
     ) {
         let call = || self.handler.on_connect_failed(address, error, retry_in);
-        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        if guard(call).is_none() {
             tracing::error!(%address, "the handler panicked");
         }
     }
@@ -261,9 +277,8 @@ impl<F: Framing, H: Handler> Service for Logic<F, H> {
         body: &[u8],
     ) -> std::result::Result<(), SendError> {
         let packet = Packet { id, session: session.id.display(), body };
-        let sent =
-            catch_unwind(AssertUnwindSafe(|| session.enqueue(shared, &self.framing, packet)));
-        let sent = sent.unwrap_or_else(|_| {
+        let sent = guard(|| session.enqueue(shared, &self.framing, packet));
+        let sent = sent.unwrap_or_else(|| {
             session.request(CloseReason::HandlerPanic);
             Err(SendError::Closed)
         });

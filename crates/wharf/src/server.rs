@@ -22,7 +22,7 @@ use crate::{
     connector::{Connector, ConnectorOptions},
     error::{Error, Result},
     framing::Framing,
-    handle::{Command, Ended, Handle, Links, WorkerLink, enter_worker},
+    handle::{Command, Ended, Handle, Links, WorkerLink, enter_worker, join_all},
     handler::{Handler, SessionId},
     limits::Limits,
     logic::{Logic, Service},
@@ -173,8 +173,8 @@ impl Builder {
         self
     }
 
-    /// How many sessions there may be at one time (50,000). Connections beyond that are closed as
-    /// they are accepted.
+    /// How many sessions there may be at one time (50,000), accepted and outgoing. Connections beyond
+    /// that are closed as they are accepted, and not made.
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.max_sessions = sessions;
         self
@@ -220,6 +220,7 @@ impl Builder {
         let (ready, opened) = mpsc::channel();
         let mut threads = Vec::new();
         let mut starts = Vec::new();
+        let mut spawned = Ok(());
         for (index, listening) in listening.into_iter().enumerate() {
             let (start, started) = mpsc::channel();
             starts.push(start);
@@ -234,16 +235,23 @@ impl Builder {
                 hand_over: listening_alone(workers, self.share_listeners),
             };
             let ready = ready.clone();
-            let thread = spawn(format!("wharf-{index}"), move || plan.run(&ready, &started))
-                .map_err(Error::io("cannot start a thread"))?;
-            threads.push(thread);
+            match spawn(format!("wharf-{index}"), move || plan.run(&ready, &started)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    spawned = Err(Error::io("cannot start a thread")(error));
+                    break;
+                }
+            }
         }
         drop(ready);
-        let (engines, links) = match gather_workers(&opened, workers, self.max_sessions) {
-            Ok(found) => found,
+        let gathered = spawned.and_then(|()| gather_workers(&opened, workers, self.max_sessions));
+        let (engines, links) = match gathered {
+            Ok(gathered) => gathered,
             Err(error) => {
-                drop(starts); // nobody is told to go on
-                threads.into_iter().for_each(|thread| drop(thread.join()));
+                // Those that opened wait for a handle that will not come. Their listening sockets
+                // are closed when they have ended.
+                drop(starts);
+                join_all(threads);
                 return Err(error);
             }
         };
@@ -262,7 +270,7 @@ impl Builder {
         for result in opened.iter().take(workers) {
             if let Opened::Listening(Err(error)) = result {
                 handle.drain(Duration::ZERO);
-                handle.join()?;
+                handle.join_workers();
                 return Err(error);
             }
         }
@@ -274,11 +282,15 @@ impl Builder {
     ///
     /// # Errors
     /// As for [`start`](Self::start); or signals cannot be handled, because something else in the
-    /// process does already.
+    /// process does already. Nothing is left running then.
     pub fn run(self) -> Result {
         let drain_timeout = self.drain_timeout;
         let handle = self.start()?;
-        drain_on_signal(&handle, drain_timeout)?;
+        if let Err(error) = drain_on_signal(&handle, drain_timeout) {
+            handle.drain(Duration::ZERO);
+            handle.join_workers();
+            return Err(error);
+        }
         handle.join().map(drop)
     }
 

@@ -386,6 +386,7 @@ impl Run {
             report.stats.add(&part.stats);
         }
         self.workers.clear();
+        assert_eq!(self.handle.count(), 0, "a place is still counted");
         for client in &mut self.clients {
             client.step(&mut self.random);
             client.peer = None;
@@ -478,6 +479,25 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(first, second);
         assert_ne!(first.trace, run(seed + 1000).trace, "another seed is another run");
     });
+}
+
+/// Orders that reach a worker behind its last turn: who gave them was told that they were taken.
+#[test]
+fn orders_behind_the_last_turn_are_answered() {
+    let mut run = Run::new(1, Faults::none());
+    run.handle.drain(Duration::ZERO);
+    run.until(|run| run.workers.iter().all(Worker::is_finished));
+    for _ in 0..WORKERS {
+        run.handle.connect("ask", SHARED.into()).unwrap();
+    }
+    let failures: u64 =
+        run.workers.iter_mut().map(|worker| worker.report().stats.connect_failures).sum();
+    assert_eq!(failures, WORKERS as u64);
+    let told = |event: &&Event| matches!(event, Event::ConnectFailed(_));
+    assert_eq!(run.log.borrow().iter().filter(told).count(), WORKERS, "the handlers are told");
+    assert_eq!(run.handle.count(), 0, "no place is still counted");
+    run.handle.connect("ask", SHARED.into()).unwrap_err();
+    assert_eq!(run.handle.count(), 0);
 }
 
 /// The faults are not only asked for.

@@ -180,6 +180,7 @@ impl Worker {
 
     /// What it counted, and what it has not given back. Call it when it has finished.
     pub(crate) fn report(&mut self) -> Report {
+        self.refuse_commands();
         if let Some((_, timer)) = self.drain_deadline.take() {
             self.shared.timers.cancel(timer);
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use wharf_port::{Config, Engine, EngineChoice};
 
-use crate::rig::{config, in_child};
+use crate::rig::{config, in_child, in_child_that_leaks};
 
 #[test]
 fn a_seccomp_filter_that_says_eperm_is_named_and_fallen_back_from() {
@@ -25,7 +25,8 @@ fn a_seccomp_filter_that_says_enosys_is_named_and_fallen_back_from() {
 
 #[test]
 fn a_ring_that_can_be_made_but_not_entered_is_not_taken() {
-    in_child("refused::a_ring_that_can_be_made_but_not_entered_is_not_taken", || {
+    // What was submitted to the ring can never be waited for.
+    in_child_that_leaks("refused::a_ring_that_can_be_made_but_not_entered_is_not_taken", || {
         refuse(libc::SYS_io_uring_enter, libc::EPERM);
         check(std::io::ErrorKind::PermissionDenied, "the probe failed", "os error 1");
     });

@@ -30,14 +30,13 @@ impl Worker {
     pub(super) fn on_accepted(&mut self, index: usize, socket: UnboundSocket) {
         self.shared.stats.accepted += 1;
         let links = Arc::clone(&self.shared.handle.0);
-        if self.draining || links.sessions() >= links.max_sessions {
-            self.shared.stats.refused += 1;
-            return; // dropping the socket closes it
-        }
         let Listener { service, hand_over, .. } = self.listeners[index];
         let here = &links.workers[self.index];
         let target = if hand_over { links.least_busy() } else { here };
-        target.sessions.fetch_add(1, Ordering::Relaxed);
+        if self.draining || !links.take_place(target) {
+            self.shared.stats.refused += 1;
+            return; // dropping the socket closes it
+        }
         if std::ptr::eq(target, here) {
             self.open(service, socket);
         } else if target.post.post(Command::Adopt { service, socket }).is_err() {

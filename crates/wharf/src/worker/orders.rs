@@ -56,8 +56,11 @@ impl Worker {
 
     pub(super) fn connect_again(&mut self, number: u64) {
         let Some((attempt, _)) = self.waiting.remove(&number) else { return };
-        self.link().sessions.fetch_add(1, Ordering::Relaxed);
-        self.start_connect(attempt);
+        if self.shared.handle.0.take_place(self.link()) {
+            self.start_connect(attempt);
+        } else {
+            self.connect_failed(attempt, &io::Error::other("the server has all sessions it may"));
+        }
     }
 
     pub(super) fn run_commands(&mut self) {
@@ -70,6 +73,17 @@ impl Worker {
         self.commands = commands;
         if asked && let Some(within) = self.link().take_drain() {
             self.drain(within);
+        }
+    }
+
+    /// Takes no more orders, and runs those that have come since the last turn: a draining worker
+    /// refuses them, and tells whom they concern.
+    pub(super) fn refuse_commands(&mut self) {
+        debug_assert!(self.draining);
+        let mut commands = std::mem::take(&mut self.commands);
+        self.inbox.close(&mut commands);
+        for command in commands {
+            self.run_command(command);
         }
     }
 

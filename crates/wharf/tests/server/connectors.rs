@@ -213,3 +213,27 @@ fn what_this_side_closed_is_not_made_again() {
         }
     });
 }
+
+/// The limit on sessions counts those that connect, too.
+#[test]
+fn outgoing_sessions_keep_to_the_limit() {
+    on_every_engine(|engine| {
+        let (listener, address) = listener();
+        let events = Events::new();
+        let builder = builder(engine).limits(calm()).max_sessions(3).connector(
+            "out",
+            ConnectorOptions::default(),
+            FRAMING,
+            events.echo(),
+        );
+        let server = events.start(builder);
+        let made = (0..8).filter(|_| server.handle.connect("out", address).is_ok()).count();
+        wait_until(|| {
+            let stats = server.handle.stats().unwrap();
+            (stats.connected + stats.connect_failures) as usize == made
+        });
+        assert!(server.handle.count() <= 3, "{} sessions", server.handle.count());
+        drop(listener);
+        server.finish_now();
+    });
+}

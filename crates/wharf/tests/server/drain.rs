@@ -139,6 +139,36 @@ fn started_again_on_the_same_port_at_once() {
     });
 }
 
+/// Orders while the server ends: each is refused, or its failure is told; none is lost, and none is
+/// counted for ever.
+#[test]
+fn orders_while_it_ends() {
+    on_every_engine(|engine| {
+        let (full, _waiting) = full_listener();
+        let address = full.local_addr().unwrap();
+        for _ in 0..30 {
+            let events = Events::new();
+            let options = ConnectorOptions::default();
+            let builder = builder(engine).limits(calm());
+            let builder = builder.connector("out", options, FRAMING, events.echo());
+            let server = events.start(builder);
+            let handle = server.handle.clone();
+            let mut taken = 0;
+            beside(
+                || server.handle.drain(Duration::ZERO),
+                || {
+                    while handle.connect("out", address).is_ok() {
+                        taken += 1
+                    }
+                },
+            );
+            let (report, events) = server.join();
+            assert_eq!(report.stats.connect_failures, taken);
+            assert_eq!(events.len() as u64, taken, "each is told to the handler");
+        }
+    });
+}
+
 /// No listener, no session: nothing keeps it.
 #[test]
 fn a_server_of_nothing_ends() {

@@ -271,3 +271,45 @@ fn one_on_close_for_each_on_open_whatever_the_reason() {
         assert_eq!(stats.closed_for(CloseReason::FirstFrameTimeout), 12);
     });
 }
+
+/// Something of the user's that panics when it is dropped.
+#[derive(Debug)]
+struct Mine;
+
+impl std::fmt::Display for Mine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("mine")
+    }
+}
+
+impl std::error::Error for Mine {}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        panic!("this is what the test wants");
+    }
+}
+
+/// An error, or what a panic carries, is the user's code as well: it is dropped where a panic ends
+/// its session alone.
+#[test]
+fn an_error_or_a_payload_that_panics_when_dropped() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        let mut server = TestServer::with(engine, framing, calm(), |cx, on| match on {
+            On::Frame(b"error") => Err(Error::handler(Mine)),
+            On::Frame(b"panic") => std::panic::panic_any(Mine),
+            on => echo(cx, on),
+        });
+        let mut other = server.connect();
+        for wish in [b"error", b"panic"] {
+            let mut client = server.connect();
+            client.write(&wire(&framing, &[wish]));
+            assert_eq!(server.closed().1, CloseReason::HandlerPanic);
+            client.end();
+            other.echo(&framing, b"still here");
+        }
+        drop(other);
+        server.finish();
+    });
+}
