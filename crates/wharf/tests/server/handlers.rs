@@ -268,7 +268,8 @@ fn one_on_close_for_each_on_open_whatever_the_reason() {
         for reason in [CloseReason::Handler, CloseReason::HandlerPanic, CloseReason::Protocol] {
             assert!(stats.closed_for(reason) > 0, "{reason}");
         }
-        assert_eq!(stats.closed_for(CloseReason::FirstFrameTimeout), 12);
+        // On a slow machine the first frame of others may come too late as well.
+        assert!(stats.closed_for(CloseReason::FirstFrameTimeout) >= 12);
     });
 }
 
