@@ -105,6 +105,7 @@ macro_rules! suite {
                     receives_without_a_buffer_are_served_first_come_first_served,
                     nobody_starves_for_a_buffer,
                     parked_receives_can_be_paused_and_cancelled,
+                    a_reset_behind_bytes_is_noticed_behind_others,
                     lent_buffers_outlive_the_port,
                 ],
                 port: [

@@ -65,7 +65,7 @@ impl Probe<'_> {
     fn cap_works(&mut self) -> io::Result<bool> {
         const CREDIT: usize = 5;
         let cap = ReceiveCap { buffer_bytes: MESSAGE.len() as u32 };
-        self.push(cap.entry(Fd(self.near.as_raw_fd()), CREDIT as u32, 0));
+        self.push(cap.entry(Fd(self.near.as_raw_fd()), CREDIT as u32));
         self.send();
         let got = self.receive_to_end(MESSAGE.len())?;
         if got.last == -libc::EINVAL {

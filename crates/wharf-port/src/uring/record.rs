@@ -41,8 +41,11 @@ pub(super) struct Inbound {
 pub(super) enum Arm {
     /// Streaming, at once.
     Now,
-    /// Streaming, once there is data (`IORING_RECVSEND_POLL_FIRST`): `ENOBUFS` then means that data
-    /// waits for a buffer. Also leaves the buffers that are free to those that have waited longer.
+    /// For one buffer, once there is data (`IORING_RECVSEND_POLL_FIRST`): `ENOBUFS` then means that
+    /// data waits for a buffer. Also leaves the buffers that are free to those that have waited
+    /// longer. Not streaming: the kernel takes data, and a reset behind it, that were there before
+    /// for one event, and a streaming receive that has taken the data is never told of the reset
+    /// (seen on 6.18; an end of stream is not lost like that).
     OnData,
     /// For one buffer: the turn of one that has waited, without taking those of the next in line.
     Once,
@@ -132,13 +135,12 @@ impl Inbound {
         if self.kind == Kind::Accept {
             return opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
         }
-        if self.arm == Arm::Once {
-            return receive_entry(fd, self.credit_bytes.min(buffer_bytes), 0);
-        }
-        let first = if self.arm == Arm::OnData { RECVSEND_POLL_FIRST } else { 0 };
-        match cap {
-            Some(cap) => cap.entry(fd, self.credit_bytes, first),
-            None => receive_entry(fd, 0, RECV_MULTISHOT | first),
+        let one_buffer = self.credit_bytes.min(buffer_bytes);
+        match (self.arm, cap) {
+            (Arm::Once, _) => receive_entry(fd, one_buffer, 0),
+            (Arm::OnData, _) => receive_entry(fd, one_buffer, RECVSEND_POLL_FIRST),
+            (Arm::Now, Some(cap)) => cap.entry(fd, self.credit_bytes),
+            (Arm::Now, None) => receive_entry(fd, 0, RECV_MULTISHOT),
         }
     }
 }
@@ -309,9 +311,9 @@ pub(super) struct ReceiveCap {
 impl ReceiveCap {
     /// The entry of a receive that brings `credit` bytes at most.
     #[inline]
-    pub(super) fn entry(self, fd: Fd, credit: u32, flags: u16) -> squeue::Entry {
+    pub(super) fn entry(self, fd: Fd, credit: u32) -> squeue::Entry {
         let (each, total) = self.limits(credit);
-        let mut entry = receive_entry(fd, each, RECV_MULTISHOT | flags);
+        let mut entry = receive_entry(fd, each, RECV_MULTISHOT);
         set_receive_total(&mut entry, total);
         entry
     }

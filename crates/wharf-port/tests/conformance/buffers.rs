@@ -147,6 +147,32 @@ pub(crate) fn parked_receives_can_be_paused_and_cancelled(rig: &dyn Rig, config:
     lab.finish();
 }
 
+/// Bytes and a reset are there before a receive that lets others, who wait for a buffer, go first.
+pub(crate) fn a_reset_behind_bytes_is_noticed_behind_others(rig: &dyn Rig, config: Config) {
+    let mut lab = Lab::open(rig, two_buffers(config));
+    let mut clients: Vec<_> = (0..3).map(|_| client(&mut lab, 100)).collect();
+    let (socket, mut peer) = lab.pair();
+    let mut held = Vec::new();
+    for client in &mut clients[..2] {
+        lab.peer_writes(&mut *client.peer, b"hello");
+        held.push(received(lab.next(client.token)));
+    }
+    lab.peer_writes(&mut *clients[2].peer, b"hello");
+    lab.until("one to be parked", |lab| (lab.port.counts().receives_parked == 1).then_some(()));
+    lab.peer_writes(&mut *peer, b"last words");
+    lab.settle();
+    peer.reset();
+    lab.settle();
+    drop(held);
+    let (token, mut bytes) = (lab.receive(socket, 10_000), Vec::new());
+    match lab.collect(token, &mut bytes) {
+        ReceiveEnd::Failed(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        end => panic!("{end:?}"),
+    }
+    assert_same(&bytes, b"last words");
+    lab.finish();
+}
+
 pub(crate) fn lent_buffers_outlive_the_port(rig: &dyn Rig, config: Config) {
     let mut lab = Lab::open(rig, config);
     let mut client = client(&mut lab, 100);
