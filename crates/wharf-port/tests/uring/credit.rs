@@ -216,3 +216,26 @@ fn a_flood_takes_no_buffer_from_those_that_have_waited() {
     flooder.join().unwrap();
     rig.finish([modest]);
 }
+
+/// Bytes for more buffers than the kernel fills in a row, and a reset behind them, are there before
+/// the receive, which is for all of them and more.
+#[test]
+fn a_reset_behind_many_buffers_is_noticed() {
+    for receive_cap in [true, false] {
+        let mut config = config();
+        config.receive_buffer_bytes = 256;
+        config.uring.receive_cap = receive_cap;
+        let mut rig = Rig::new(&config);
+        let (socket, mut peer) = rig.connection();
+        let sent = pattern(20_100, 5);
+        peer.write_all(&sent).unwrap();
+        rig.settle();
+        socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(peer);
+        rig.settle();
+        let (bytes, end) = rig.receive_once(socket, 1 << 20);
+        assert!(matches!(end, ReceiveEnd::Failed(_)), "{end:?}");
+        assert!(bytes == sent, "every byte before the reset");
+        rig.finish([socket]);
+    }
+}
