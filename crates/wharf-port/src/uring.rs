@@ -105,6 +105,10 @@ enum Ready {
 
 impl UringPort {
     fn open(config: &Config) -> io::Result<Self> {
+        if config.receive_buffer_bytes == 0 {
+            let message = "a port needs receive buffers of at least one byte";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let ring = Ring::new(!config.spin.is_zero())?;
         let free = FreeList::Ring(BufRing::new(config.receive_buffers)?);
         let bytes = config.receive_buffer_bytes as usize;

@@ -54,3 +54,14 @@ fn check(kind: std::io::ErrorKind, words: &str, code: &str) {
     let reason = port.engine().fell_back.as_deref().unwrap();
     assert!(reason.starts_with("uring: ") && reason.contains(words), "{reason}");
 }
+
+#[test]
+fn buffers_of_no_bytes_are_an_error() {
+    for config in [
+        Config { receive_buffer_bytes: 0, ..crate::rig::config() },
+        Config { receive_buffers: 0, ..crate::rig::config() },
+    ] {
+        let error = wharf_port::open(&config).map(drop).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+    }
+}
