@@ -131,13 +131,13 @@ impl WorkerLink {
     }
 
     pub(crate) fn set_live(&self, id: SessionId, live: bool) {
-        let value = if live { id.generation().wrapping_add(1) } else { 0 };
+        let value = if live { id.generation() + 1 } else { 0 };
         self.live[id.slot() as usize].store(value, Ordering::Release);
     }
 
     fn is_live(&self, id: SessionId) -> bool {
         let slot = self.live.get(id.slot() as usize);
-        slot.is_some_and(|slot| slot.load(Ordering::Acquire) == id.generation().wrapping_add(1))
+        slot.is_some_and(|slot| slot.load(Ordering::Acquire) == id.generation() + 1)
     }
 }
 
@@ -385,4 +385,25 @@ pub(crate) fn enter_worker() {
 
 fn on_worker() -> bool {
     ON_WORKER.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The id that a slot had last is as dead as any other once its session is over.
+    #[test]
+    fn the_last_id_of_a_slot_dies_too() {
+        let net = wharf_port::sim::SimNet::new(1, wharf_port::sim::Faults::none());
+        let port = net.open(&wharf_port::Config::default());
+        let link = WorkerLink::new(wharf_port::inbox(port.waker(), 1).0, 1);
+        for generation in [0, 7, SessionId::GENERATION_MAX] {
+            let id = SessionId::new(0, 0, generation);
+            assert!(!link.is_live(id));
+            link.set_live(id, true);
+            assert!(link.is_live(id));
+            link.set_live(id, false);
+            assert!(!link.is_live(id));
+        }
+    }
 }

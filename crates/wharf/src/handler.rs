@@ -185,6 +185,8 @@ pub struct SessionId(u64);
 
 impl SessionId {
     pub(crate) const SLOT_MAX: u32 = (1 << 24) - 1;
+    /// One less than fits: in a link, 0 is no session, and generation n is n + 1.
+    pub(crate) const GENERATION_MAX: u32 = u32::MAX - 1;
 
     pub(crate) fn new(worker: u8, slot: u32, generation: u32) -> Self {
         debug_assert!(slot <= Self::SLOT_MAX);

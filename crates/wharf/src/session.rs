@@ -268,6 +268,7 @@ pub(crate) struct SessionTable {
     slots: Vec<TableSlot>,
     free: VecDeque<u32>,
     worker: u8,
+    slots_max: usize,
     len: usize,
 }
 
@@ -277,8 +278,10 @@ struct TableSlot {
 }
 
 impl SessionTable {
-    pub(crate) fn new(worker: u8) -> Self {
-        Self { slots: Vec::new(), free: VecDeque::new(), worker, len: 0 }
+    /// A table of at most `slots_max` sessions; a retired slot counts.
+    pub(crate) fn new(worker: u8, slots_max: usize) -> Self {
+        debug_assert!(slots_max <= SessionId::SLOT_MAX as usize + 1);
+        Self { slots: Vec::new(), free: VecDeque::new(), worker, slots_max, len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -292,7 +295,7 @@ impl SessionTable {
     ) -> Option<&mut Session> {
         let slot = match self.free.pop_front() {
             Some(slot) => slot,
-            None if self.slots.len() > SessionId::SLOT_MAX as usize => return None,
+            None if self.slots.len() >= self.slots_max => return None,
             None => {
                 self.slots.push(TableSlot { generation: 0, session: None });
                 (self.slots.len() - 1) as u32
@@ -323,8 +326,8 @@ impl SessionTable {
         debug_assert_eq!(entry.generation, id.generation());
         entry.session = None;
         self.len -= 1;
-        if let Some(next) = entry.generation.checked_add(1) {
-            entry.generation = next;
+        entry.generation += 1;
+        if entry.generation <= SessionId::GENERATION_MAX {
             self.free.push_back(id.slot());
         }
     }
@@ -355,7 +358,7 @@ mod tests {
         let socket = port.stream(address, &SocketOptions::default()).unwrap();
         let limits = Rc::new(Limits::default());
         let make = |id| Session::new(id, 0, socket, address, &limits, Time::ZERO);
-        let mut table = SessionTable::new(3);
+        let mut table = SessionTable::new(3, 3);
         let first = table.insert(make).unwrap().id;
         let second = table.insert(make).unwrap().id;
         table.remove(first);
@@ -371,12 +374,13 @@ mod tests {
         assert!(again.iter().all(|id| table.get(*id).is_some()));
 
         table.remove(again[0]);
-        table.slots[0].generation = u32::MAX;
+        table.slots[0].generation = SessionId::GENERATION_MAX;
         let last = table.insert(make).unwrap().id;
-        assert_eq!((last.slot(), last.generation()), (0, u32::MAX));
+        assert_eq!((last.slot(), last.generation()), (0, SessionId::GENERATION_MAX));
         table.remove(last);
         assert_eq!(table.insert(make).unwrap().id.slot(), 2, "slot 0 is retired");
         assert!(table.get(last).is_none());
         assert_eq!(table.len(), 2);
+        assert!(table.insert(make).is_none(), "no slot beyond those that there may be");
     }
 }

@@ -78,6 +78,7 @@ impl Worker {
     pub(crate) fn new(port: Box<dyn CompletionPort>, parts: WorkerParts) -> Self {
         let now = port.now();
         let (services, limits) = parts.services.into_iter().unzip();
+        let slots_max = parts.handle.0.workers[usize::from(parts.index)].slots();
         let shared = Shared {
             now,
             pool: port.buffers().clone(),
@@ -90,7 +91,7 @@ impl Worker {
         };
         Self {
             port,
-            sessions: SessionTable::new(parts.index),
+            sessions: SessionTable::new(parts.index, slots_max),
             services,
             limits,
             listeners: Vec::new(),

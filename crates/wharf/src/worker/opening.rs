@@ -71,9 +71,8 @@ impl Worker {
     ) -> Option<SessionId> {
         let limits = &self.limits[usize::from(service)];
         let now = self.shared.now;
-        let full = self.sessions.len() >= self.link().slots();
         let make = |id| Session::new(id, service, socket, peer, limits, now);
-        let session = if full { None } else { self.sessions.insert(make) };
+        let session = self.sessions.insert(make);
         let id = session.map(|session| session.id);
         if id.is_none() {
             self.shared.stats.refused += 1;
