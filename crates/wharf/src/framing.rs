@@ -288,8 +288,8 @@ pub enum FramingError {
     },
     /// Received: not a frame, for the reason that a custom framing gives.
     Malformed(&'static str),
-    /// Received: the framing gave a frame that is empty or lies outside the bytes it was handed,
-    /// which is a bug in the framing.
+    /// The framing gave a frame that is empty or lies outside the bytes it was handed, or says that
+    /// it wrote more than it asked room for, which is a bug in the framing.
     OutOfBounds,
     /// To be sent: the length field cannot say how long the body is.
     BodyTooLong {

@@ -12,7 +12,7 @@ use wharf_port::{BufferPool, Close, FrameBuf, Gather, Socket, Time};
 
 use crate::{
     error::SendError,
-    framing::{Framing, Need, Packet},
+    framing::{Framing, FramingError, Need, Packet},
     handle::Handle,
     handler::{CloseReason, SessionId},
     limits::Limits,
@@ -164,9 +164,19 @@ impl Session {
         if self.queue.bytes().saturating_add(len) > self.limits.send_queue_bytes_max {
             return Err(SendError::WouldExceed);
         }
-        let room = self.queue.reserve(&shared.pool, len, shared.answer_hint_bytes);
-        let written = framing.encode(packet, room)?;
-        self.queue.commit(written);
+        let room = &mut self.queue.reserve(&shared.pool, len, shared.answer_hint_bytes)[..len];
+        // Framings are user code: what one has not written is left over from other sessions.
+        let written = match framing.encode(packet, room) {
+            Ok(written) if written > len => Err(FramingError::OutOfBounds),
+            written => written,
+        };
+        if self.queue.is_empty() && !written.is_ok_and(|written| written > 0) {
+            self.queue.release();
+        }
+        let written = written?;
+        if written > 0 {
+            self.queue.commit(written);
+        }
         shared.stats.frames_sent += 1;
         self.mark_dirty(shared);
         Ok(())
@@ -344,10 +354,71 @@ impl SessionTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        framing::Decoded,
+        handle::{Ended, Links},
+    };
+    use std::sync::{Arc, Mutex};
     use wharf_port::{
         Config, SocketOptions,
         sim::{Faults, SimNet},
     };
+
+    /// Lies about what it writes, or refuses.
+    struct Broken(std::result::Result<usize, FramingError>);
+
+    impl Framing for Broken {
+        fn decode(&self, _: &[u8], _: usize) -> std::result::Result<Decoded, FramingError> {
+            unreachable!()
+        }
+
+        fn encoded_len(&self, body_len: usize) -> usize {
+            body_len
+        }
+
+        fn encode(&self, _: Packet<'_>, _: &mut [u8]) -> std::result::Result<usize, FramingError> {
+            self.0
+        }
+    }
+
+    /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
+    /// to send keeps no block.
+    #[test]
+    fn a_frame_that_is_refused_leaves_nothing_in_the_queue() {
+        let address = ([10, 0, 0, 1], 1).into();
+        let mut port = SimNet::new(1, Faults::none()).open(&Config::default());
+        let socket = port.stream(address, &SocketOptions::default()).unwrap();
+        let limits = Rc::new(Limits::default());
+        let mut session =
+            Session::new(SessionId::new(0, 0, 0), 0, socket, address, &limits, Time::ZERO);
+        let links = Links {
+            workers: Vec::new(),
+            engines: Vec::new(),
+            local_addrs: Vec::new(),
+            connectors: Vec::new(),
+            max_sessions: 1,
+            ended: Mutex::new(Ended::Running(Vec::new())),
+        };
+        let mut shared = Shared {
+            now: Time::ZERO,
+            pool: port.buffers().clone(),
+            timers: Wheel::new(0),
+            dirty: Vec::new(),
+            gathers: Vec::new(),
+            handle: Handle(Arc::new(links)),
+            stats: Stats::default(),
+            answer_hint_bytes: 0,
+        };
+        let packet = Packet { id: 0, session: 0, body: b"body" };
+        for (encoded, expected) in [
+            (Err(FramingError::BodyEmpty), Err(SendError::Framing(FramingError::BodyEmpty))),
+            (Ok(5), Err(SendError::Framing(FramingError::OutOfBounds))),
+            (Ok(0), Ok(())),
+        ] {
+            assert_eq!(session.enqueue(&mut shared, &Broken(encoded), packet), expected);
+            assert_eq!((session.queue.bytes(), shared.pool.blocks_in_use()), (0, 0), "{encoded:?}");
+        }
+    }
 
     /// A slot is used again as late as possible; a stale id never finds who has it now; a slot whose
     /// generations are spent is retired (I10).
