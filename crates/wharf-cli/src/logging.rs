@@ -18,9 +18,26 @@ use crate::settings::{LogFormat, LogLevel, Server};
 /// If the process has a logger already.
 pub(crate) fn init(server: &Server) -> anyhow::Result<()> {
     let wants_colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = subscriber(server.log_level, server.log_format, wants_colour, io::stderr);
+    let subscriber =
+        subscriber(server.log_level, server.log_format, wants_colour, || Unfailing(io::stderr()));
     tracing::subscriber::set_global_default(subscriber)?;
     Ok(())
+}
+
+/// Standard error, as far as it goes: a full disk or a reader that is gone costs the log, and not the
+/// server.
+struct Unfailing(io::Stderr);
+
+impl io::Write for Unfailing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 fn subscriber<W>(
@@ -34,6 +51,7 @@ where
 {
     let builder = tracing_subscriber::fmt()
         .with_writer(writer)
+        .log_internal_errors(false)
         .with_ansi(wants_colour)
         .with_max_level(filter(level));
     match format {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use wharf::framing::AnyFraming;
 use wharf::port::{self, EngineInfo, Keepalive, ListenOptions, SocketOptions};
-use wharf::{Context, Frame, Handler, Limits, Server, drain_on_signal};
+use wharf::{CloseReason, Context, Frame, Handler, Limits, Server, drain_on_signal};
 
 use crate::announce::Serving;
 use crate::descriptors;
@@ -60,8 +60,15 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
     let join = Box::new(move || {
         let report = handle.join()?;
         let stats = report.stats;
+        let closed: Vec<String> = CloseReason::ALL
+            .into_iter()
+            .filter(|reason| stats.closed_for(*reason) > 0)
+            .map(|reason| format!("{reason}={}", stats.closed_for(reason)))
+            .collect();
         tracing::info!(
             accepted = stats.accepted,
+            refused = stats.refused,
+            closed = closed.join(","),
             frames_received = stats.frames_received,
             frames_sent = stats.frames_sent,
             frames_ignored = ignored.load(Ordering::Relaxed),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::settings::Settings;
+use crate::settings::{LogFormat, Settings};
 use crate::{announce, descriptors, logging, network};
 
 /// Serves until a signal ends it.
@@ -23,7 +23,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     };
     let allowed = limit.and_then(|limit| limit.soft);
     let running = network::start(settings, allowed)?;
-    eprint!("{}", announce::banner(&running.serving, settings, allowed));
+    announce(&running.serving, settings, allowed);
     let mut output = io::stdout().lock();
     writeln!(output, "{}", announce::ready_line(&running.serving, std::process::id()))
         .and_then(|()| output.flush())
@@ -31,4 +31,16 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     drop(output);
     (running.join)()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells people what is served, or, where a collector reads along, logs it.
+fn announce(serving: &announce::Serving, settings: &Settings, descriptors: Option<u64>) {
+    if settings.server.log_format == LogFormat::Json {
+        let engine = &serving.engine_detail;
+        let (workers, sessions) = (serving.workers, serving.max_sessions);
+        tracing::info!(engine, workers, sessions, version = env!("CARGO_PKG_VERSION"), "serving");
+    } else {
+        // Where nobody can read it, the server goes on.
+        let _ = io::stderr().write_all(announce::banner(serving, settings, descriptors).as_bytes());
+    }
 }

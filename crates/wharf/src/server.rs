@@ -343,17 +343,16 @@ impl Builder {
 /// # Errors
 /// Something else in the process handles signals already.
 pub fn drain_on_signal(handle: &Handle, timeout: Duration) -> Result {
-    let (handle, signals) = (handle.clone(), OnceLock::new());
+    let (handle, first) = (handle.clone(), OnceLock::new());
     let handler = move || {
-        if signals.set(()).is_ok() {
-            tracing::info!(
-                ?timeout,
-                sessions = handle.count(),
-                "draining; a second signal ends at once"
-            );
+        // The drain and the end come before the log, which may have nowhere to go.
+        if first.set(clock_now()).is_ok() {
+            let sessions = handle.count();
             handle.drain(timeout);
-        } else {
-            tracing::warn!("second signal: ending at once");
+            tracing::info!(?timeout, sessions, "draining; a second signal ends at once");
+        } else if first.get().is_some_and(|first| clock_now().duration_since(*first) > SAME_SIGNAL)
+        {
+            let _ = std::panic::catch_unwind(|| tracing::warn!("second signal: ending at once"));
             process::exit(1);
         }
     };
@@ -503,6 +502,11 @@ fn spawn(
     thread::Builder::new().name(name).spawn(guarded)
 }
 
+#[expect(clippy::disallowed_methods, reason = "tells one signal from two")]
+fn clock_now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 #[expect(clippy::disallowed_methods, reason = "the default number of workers is the machine's")]
 fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(256)
@@ -513,6 +517,10 @@ fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }
+
+/// Within this time a second signal is the first one again: `timeout` and some supervisors signal a
+/// process and then its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(50);
 
 /// Orders from other threads that a worker may have waiting.
 const COMMANDS_WAITING_MAX: usize = 64 * 1024;

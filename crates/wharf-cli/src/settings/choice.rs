@@ -53,9 +53,9 @@ pub(crate) enum LogFormat {
 /// How a byte stream is cut into frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Framing {
-    /// Length, id and payload as in the study project
+    /// 12-byte header, little endian: u32 body length, u32 packet id, u32 session; echoes id 1
     Study,
-    /// Length and payload as in the tutorial
+    /// 5-byte header, little endian: u16 total length, u16 packet id, u8 type
     Tutorial,
     /// Length as 16 bits, big endian
     U16be,

@@ -96,7 +96,7 @@ settings! {
             default: "10s",
             unit: "s",
             range: 1_000..=32_400_000,
-            reason: "With 3 probes a vanished peer is found 90 s after its last byte.",
+            reason: "With 3 probes and no user_timeout a vanished peer is found 90 s after its last byte. On Linux user_timeout counts here, too, and ends it earlier: as soon as a probe finds that the peer has been silent for longer.",
         }
         /// Unanswered keepalive probes after which the connection is dead.
         keepalive_probes: u32 {
@@ -163,12 +163,13 @@ settings! {
             range: 1_024..=1_073_741_824,
             reason: "Several seconds of a busy room; a peer that far behind does not catch up.",
         }
-        /// Bytes waiting to be sent from which on the application is told to hold back.
+        /// Bytes waiting to be sent above which nothing more is received from the peer, until half of
+        /// them are gone.
         send_queue_bytes_soft: Bytes {
             default: "256KiB",
             unit: "bytes",
             range: 1..=1_073_741_824,
-            reason: "A quarter of the hard limit leaves time to act on the warning.",
+            reason: "A peer that does not read its answers is not asked for more questions; the rest up to the hard limit is for what is sent to it unasked.",
         }
         /// How long a closing session may take to send what is queued.
         close_flush_timeout: Duration {
@@ -190,7 +191,7 @@ settings! {
             default: "64KiB",
             unit: "bytes",
             range: 0..=1_073_741_824,
-            reason: "What a well-behaved peer has under way when it learns of the close; who sends more gets a reset.",
+            reason: "What a well-behaved peer has under way when it learns of the close; of more, nothing is read, and the connection is reset after linger_timeout.",
         }
     }
 

@@ -237,7 +237,7 @@ impl Value for Vec<EchoListener> {
 
     fn parse(text: &str, _unit: &str) -> Result<Self, String> {
         if text.is_empty() {
-            return Ok(Vec::new());
+            return Err("names no address: a server listens somewhere".to_owned());
         }
         text.split(',').map(|item| item.trim().parse()).collect()
     }
@@ -348,7 +348,7 @@ mod tests {
             "",
             "[\"u16be@[::1]:0\", \"raw@0.0.0.0:7\"]",
         );
-        check::<Vec<EchoListener>>("", "", "[]");
+        refuse::<Vec<EchoListener>>("", "", "names no address");
         for framing in Framing::value_variants() {
             let text = format!("{framing}@127.0.0.1:1");
             check::<Vec<EchoListener>>(&text, "", &format!("[\"{text}\"]"));
