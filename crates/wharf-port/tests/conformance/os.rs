@@ -264,8 +264,11 @@ pub(crate) fn spinning_finds_completions_and_wake_ups(rig: &dyn Rig, config: Con
 
 /// Cases that say nothing about the port under Wine, each with the reason; `docs/windows.md` has the
 /// list too.
-const WINE_CANNOT_JUDGE: [(&str, &str); 2] =
-    [("a_reset_fails_the_receive", NO_RESET), ("close_can_reset", NO_RESET)];
+const WINE_CANNOT_JUDGE: [(&str, &str); 3] = [
+    ("a_reset_behind_bytes_is_noticed_behind_others", NO_RESET),
+    ("a_reset_fails_the_receive", NO_RESET),
+    ("close_can_reset", NO_RESET),
+];
 
 const NO_RESET: &str = "Wine ends the stream before it closes a socket, so that closing with a \
     linger time of zero sends FIN and no reset";
