@@ -60,7 +60,7 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
         .args(["-p", "wharf-port", "-p", "wharf", "--target", TSAN_TARGET, "--target-dir"])
         .arg(cache.join("tsan").display().to_string())
         // The simulation has one thread, and takes minutes under the sanitizer.
-        .args(["--", "--skip", "sim::"])
+        .args(["--", "--skip", "sim::", "--skip", "sim_tests", "--skip", "rough_networks"])
         .limit_minutes(20)
         .run()
 }
