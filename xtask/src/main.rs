@@ -43,12 +43,13 @@ fn run() -> Result<()> {
     let rest: Vec<String> = args.collect();
     match task.as_deref() {
         Some("ci") => ci::run(&root, &rest),
-        Some(task @ ("tidy" | "cross-check" | "tsan" | "wine" | "readme")) => {
+        Some(task @ ("tidy" | "cross-check" | "tsan" | "readme")) => {
             if let Some(extra) = rest.first() {
                 bail!("{task} takes no argument, found `{extra}`\n{USAGE}");
             }
             ci::run_one(&root, task)
         }
+        Some("wine") if rest.is_empty() => wine::run(&root),
         Some("help" | "--help" | "-h") | None => {
             print!("{USAGE}");
             Ok(())

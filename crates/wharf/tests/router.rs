@@ -12,7 +12,7 @@ use wharf::{
     CloseReason, Context, Frame, Handle, Handler, Limits, Router, Server, Stats,
     framing::{self, LengthField},
     packet::{DecodeError, DecodeErrorKind, Packet, Rest, Text},
-    port::{Config, Engine, EngineChoice},
+    port::Config,
     router::{Action, RouterBuilder},
 };
 
@@ -117,7 +117,7 @@ fn routes() -> RouterBuilder<Rooms, User> {
 fn start<H: Handler>(factory: impl Fn() -> H + Send + Sync + 'static) -> Handle {
     Server::builder()
         .workers(1)
-        .port(Config { engine: EngineChoice::Named(Engine::Poll), ..Config::default() })
+        .port(Config::from_env().unwrap())
         .limits(Limits { frame_bytes_max: 4096, ..Limits::default() })
         .listen("127.0.0.1:0", LengthField::TUTORIAL, factory)
         .start()
