@@ -10,7 +10,7 @@ use crate::settings::{EchoListener, Framing, Settings, grouped};
 pub(crate) struct Serving {
     /// The engine as programs are told it: `uring`, `poll`, `iocp`.
     pub(crate) engine: String,
-    /// The engine as people are told it: `io_uring (kernel 6.18, probe ok; fallback: poll)`.
+    /// The engine as people are told it: `io_uring (kernel 6.18, probe ok, receive cap on)`.
     pub(crate) engine_detail: String,
     /// The echo listeners in the order of the settings, with the ports that they really have.
     pub(crate) echo: Vec<EchoListener>,

@@ -1,5 +1,5 @@
 //! Sessions on a completion port: framing, ordered bounded sends, limits, timers and outgoing
-//! connections, the same on io_uring and on epoll or kqueue.
+//! connections, the same on io_uring, IOCP, and epoll or kqueue.
 //!
 //! ```no_run
 //! use wharf::{Context, Frame, Handler, Server, framing::LengthField};
