@@ -100,21 +100,11 @@ fn each_listener_has_its_framing_its_handler_and_its_limits() {
 #[cfg(unix)]
 #[test]
 fn accepting_at_the_descriptor_limit_recovers() {
-    const FEW: &str = "TEST_WITH_FEW_DESCRIPTORS";
-    #[expect(clippy::disallowed_methods, reason = "the test is its own child process")]
-    if std::env::var_os(FEW).is_some() {
-        return accept_at_the_descriptor_limit();
-    }
-    let output = std::process::Command::new("sh")
-        .args(["-c", "ulimit -n 80 && exec \"$0\" \"$@\""])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "listeners::accepting_at_the_descriptor_limit_recovers"])
-        .args(["--nocapture", "--test-threads=1"])
-        .env(FEW, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    in_a_process_of_its_own(
+        "listeners::accepting_at_the_descriptor_limit_recovers",
+        "ulimit -n 80",
+        accept_at_the_descriptor_limit,
+    );
 }
 
 #[cfg(unix)]

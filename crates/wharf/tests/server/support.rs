@@ -29,15 +29,37 @@ pub(crate) fn on_every_engine(test: impl Fn(Engine)) {
     let engines = match Config::from_env().expect("WHARF_ENGINE names an engine").engine {
         EngineChoice::Named(engine) => vec![engine],
         EngineChoice::Auto => {
+            let probed = port::probe();
+            assert!(probed.iter().any(|(_, found)| found.is_ok()), "no engine works: {probed:?}");
             let works = |(engine, found): (Engine, io::Result<_>)| found.ok().map(|_| engine);
-            port::probe().into_iter().filter_map(works).collect()
+            probed.into_iter().filter_map(works).collect()
         }
     };
-    assert!(!engines.is_empty(), "no engine works here");
     for engine in engines {
         eprintln!("on {engine}");
         test(engine);
     }
+}
+
+/// Runs `body` in a process of its own, where the shell command `limit` set the limits of
+/// resources: those that it needs are taken from no other test, and those that it lacks are
+/// lacking nowhere else. `name` is the whole name of the test that asks.
+#[cfg(unix)]
+pub(crate) fn in_a_process_of_its_own(name: &str, limit: &str, body: impl FnOnce()) {
+    const ALONE: &str = "TEST_IN_A_PROCESS_OF_ITS_OWN";
+    #[expect(clippy::disallowed_methods, reason = "the test is its own child process")]
+    if std::env::var_os(ALONE).is_some() {
+        return body();
+    }
+    let output = std::process::Command::new("sh")
+        .args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 /// A server of two workers on this engine.
