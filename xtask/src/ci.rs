@@ -113,8 +113,13 @@ fn doctest(root: &Path) -> Result<()> {
     Cmd::line(root, "cargo test --locked --workspace --doc").run()
 }
 
+/// In a new folder each time: cargo keeps what it unpacked from the packages of a folder, and would
+/// check the crates of an earlier run against each other when nothing but their source has changed.
 fn package(root: &Path) -> Result<()> {
+    let built = tempfile::tempdir_in(root.join("target"))?;
     Cmd::line(root, "cargo package --locked --allow-dirty -p wharf-port -p wharf -p wharf-cli")
+        .arg("--target-dir")
+        .arg(built.path().display().to_string())
         .run()
 }
 
