@@ -6,6 +6,7 @@
 //! buffers is copied, into the session's `unread`.
 
 use std::{
+    any::Any,
     io, mem,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -190,18 +191,27 @@ impl<F: Framing, H: Handler> Logic<F, H> {
     }
 }
 
-/// Runs the user's code; `None` if it panicked. What a panic carries is the user's as well: dropping
-/// it may panic again, and what that carries is not dropped.
+/// Runs the user's code; `None` if it panicked.
 #[inline]
 fn guard<R>(call: impl FnOnce() -> R) -> Option<R> {
-    catch_unwind(AssertUnwindSafe(call))
-        .map_err(|payload| {
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                mem::forget(again);
-            }
-        })
-        .ok()
+    catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
+
+/// What a panic carries is the user's as well: dropping it may panic again, and so may dropping what
+/// that carries. One that goes on with it is leaked in the end.
+#[cold]
+fn drop_payload(mut payload: Box<dyn Any + Send>) {
+    for _ in 0..PAYLOADS_DROPPED_MAX {
+        match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            Ok(()) => return,
+            Err(again) => payload = again,
+        }
+    }
+    mem::forget(payload);
+}
+
+/// How many payloads of one panic are dropped, each of which panics in doing so.
+const PAYLOADS_DROPPED_MAX: usize = 8;
 
 /// Whether the frame that `need` tells of is short enough; otherwise the session is to end.
 fn may_come(session: &mut Session, need: Need, unread_bytes: usize, frame_max: usize) -> bool {
