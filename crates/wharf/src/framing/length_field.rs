@@ -20,6 +20,8 @@ pub struct LengthField {
     length: Field,
     id: Option<Field>,
     session: Option<Field>,
+    /// The header has bytes that no field names.
+    unnamed_bytes: bool,
 }
 
 impl LengthField {
@@ -32,6 +34,7 @@ impl LengthField {
         length: Field { offset: 0, width: Width::Four },
         id: Some(Field { offset: 4, width: Width::Four }),
         session: Some(Field { offset: 8, width: Width::Four }),
+        unnamed_bytes: false,
     };
 
     /// The 5 byte header of the `tutorial` format, little endian: u16 length of the whole packet,
@@ -43,6 +46,7 @@ impl LengthField {
         length: Field { offset: 0, width: Width::Two },
         id: Some(Field { offset: 2, width: Width::Two }),
         session: None,
+        unnamed_bytes: true,
     };
 
     /// Two bytes of body length, big endian, then the body.
@@ -79,6 +83,7 @@ impl LengthField {
             length,
             id: None,
             session: None,
+            unnamed_bytes: false,
         }
     }
 
@@ -151,7 +156,9 @@ impl Framing for LengthField {
         let len = self.encoded_len(packet.body.len());
         let out = out.get_mut(..len).ok_or(FramingError::OutputTooSmall)?;
         let (header, body) = out.split_at_mut(usize::from(self.header_bytes));
-        header.fill(0);
+        if self.unnamed_bytes {
+            header.fill(0);
+        }
         // Fits: the body's maximum is what is left of the field's after the header.
         let declared = (len - usize::from(self.uncounted_bytes)) as u32;
         self.length.store(header, self.endian, declared);
@@ -241,8 +248,16 @@ impl LengthFieldBuilder {
                 }
             }
         }
-        let uncounted_bytes = if self.counts_header { 0 } else { header_bytes };
-        Ok(LengthField { header_bytes, uncounted_bytes, endian: self.endian, length, id, session })
+        let named: usize = fields.iter().filter_map(|(_, field)| *field).map(Field::bytes).sum();
+        Ok(LengthField {
+            header_bytes,
+            uncounted_bytes: if self.counts_header { 0 } else { header_bytes },
+            endian: self.endian,
+            length,
+            id,
+            session,
+            unnamed_bytes: named < self.header_bytes,
+        })
     }
 }
 
@@ -364,7 +379,12 @@ impl Field {
 
     #[inline]
     fn end(self) -> usize {
-        self.start() + self.width as usize
+        self.start() + self.bytes()
+    }
+
+    #[inline]
+    fn bytes(self) -> usize {
+        self.width as usize
     }
 
     /// Reads the field from bytes that start with a whole header.
@@ -379,14 +399,17 @@ impl Field {
         }
     }
 
-    /// Writes the low bits of `value` that the field has room for.
+    /// Writes the low bits of `value` that the field has room for. (Spelled out as in `load`: copying
+    /// so few bytes by a length that is not known would be a call each.)
     #[inline]
     fn store(self, header: &mut [u8], endian: Endian, value: u32) {
-        let width = self.width as usize;
-        let field = &mut header[self.start()..self.end()];
-        match endian {
-            Endian::Big => field.copy_from_slice(&value.to_be_bytes()[4 - width..]),
-            Endian::Little => field.copy_from_slice(&value.to_le_bytes()[..width]),
+        let (low_half, low_byte) = (value as u16, value as u8);
+        match (self.width, &mut header[self.start()..self.end()], endian) {
+            (Width::Two, [a, b], Endian::Big) => [*a, *b] = low_half.to_be_bytes(),
+            (Width::Two, [a, b], Endian::Little) => [*a, *b] = low_half.to_le_bytes(),
+            (Width::Four, [a, b, c, d], Endian::Big) => [*a, *b, *c, *d] = value.to_be_bytes(),
+            (Width::Four, [a, b, c, d], Endian::Little) => [*a, *b, *c, *d] = value.to_le_bytes(),
+            (_, field, _) => field[0] = low_byte,
         }
     }
 }
