@@ -116,9 +116,15 @@ impl<T> Clone for Post<T> {
 }
 
 impl<T> Inbox<T> {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.waiting.load(Ordering::Acquire) == 0
+    }
+
     /// Moves everything that waits behind `values`, in the order in which it was posted.
     pub fn drain(&mut self, values: &mut Vec<T>) {
-        if self.0.waiting.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return;
         }
         let mut queue = self.0.lock();

@@ -383,6 +383,11 @@ pub(crate) fn enter_worker() {
     ON_WORKER.set(true);
 }
 
+/// Says that the calling thread is one no more.
+pub(crate) fn leave_worker() {
+    ON_WORKER.set(false);
+}
+
 fn on_worker() -> bool {
     ON_WORKER.get()
 }

@@ -36,6 +36,7 @@
 //! | `packet.rs`, `router.rs` | typed packets by id, handed to functions |
 //! | `listener.rs`, `connector.rs`, `timer.rs`, `limits.rs` | accepting, connecting, time, limits |
 //! | `server.rs`, `handle.rs`, `metrics.rs` | threads, the way in from outside, counters |
+//! | `testing.rs` | your own server in the simulator, replayed by a seed |
 #![forbid(unsafe_code)]
 
 mod connector;
@@ -53,8 +54,10 @@ mod send_queue;
 #[cfg(any(unix, windows))]
 mod server;
 mod session;
-#[cfg(test)]
+#[cfg(all(test, any(unix, windows)))]
 mod sim_tests;
+#[cfg(any(unix, windows))]
+pub mod testing;
 mod timer;
 mod worker;
 

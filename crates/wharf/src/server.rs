@@ -15,7 +15,7 @@ use std::{
 
 use wharf_port::{
     CompletionPort, Config as PortConfig, EngineInfo, Inbox, ListenOptions, Post, SocketOptions,
-    UnboundListener, inbox,
+    UnboundListener, inbox, sim::SimNet,
 };
 
 use crate::{
@@ -210,32 +210,20 @@ impl Builder {
             return Err(failure);
         }
         let workers = self.validate()?;
-        let listening = self.bind(workers)?;
-        let local_addrs = self.listens.iter().map(|listen| listen.address).collect();
-        let sources: Vec<_> = (self.listens.iter().map(|listen| &listen.service))
-            .chain(self.connects.iter().map(|connect| &connect.service))
-            .cloned()
-            .collect();
+        let options = self.listen_options.clone();
+        let listening =
+            self.bind(workers, |address, count| wharf_port::listen(address, &options, count))?;
         let seed = self.seed.unwrap_or_else(random_seed);
+        let plans = self.plans(listening, seed);
         let (ready, opened) = mpsc::channel();
         let mut threads = Vec::new();
         let mut starts = Vec::new();
         let mut spawned = Ok(());
-        for (index, listening) in listening.into_iter().enumerate() {
+        for plan in plans {
             let (start, started) = mpsc::channel();
             starts.push(start);
-            let plan = Plan {
-                index: index as u8,
-                port: self.port.clone(),
-                sources: sources.clone(),
-                connectors: self.connectors(),
-                socket_options: self.listen_options.socket.clone(),
-                seed,
-                listening,
-                hand_over: listening_alone(workers, self.share_listeners),
-            };
             let ready = ready.clone();
-            match spawn(format!("wharf-{index}"), move || plan.run(&ready, &started)) {
+            match spawn(format!("wharf-{}", plan.index), move || plan.run(&ready, &started)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     spawned = Err(Error::io("cannot start a thread")(error));
@@ -245,7 +233,7 @@ impl Builder {
         }
         drop(ready);
         let gathered = spawned.and_then(|()| gather_workers(&opened, workers, self.max_sessions));
-        let (engines, links) = match gathered {
+        let links = match gathered {
             Ok(gathered) => gathered,
             Err(error) => {
                 // Those that opened wait for a handle that will not come. Their listening sockets
@@ -255,14 +243,7 @@ impl Builder {
                 return Err(error);
             }
         };
-        let handle = Handle(Arc::new(Links {
-            workers: links,
-            engines,
-            local_addrs,
-            connectors: self.connects.into_iter().map(|connect| connect.name).collect(),
-            max_sessions: self.max_sessions,
-            ended: Mutex::new(Ended::Running(threads)),
-        }));
+        let handle = self.into_handle(links, threads);
         for start in starts {
             // A worker waits for this; it cannot be gone.
             let _ = start.send(handle.clone());
@@ -275,6 +256,66 @@ impl Builder {
             }
         }
         Ok(handle)
+    }
+
+    /// The server's workers on a simulated network, for somebody else to turn.
+    pub(crate) fn assemble(mut self, net: &SimNet, seed: u64) -> Result<(Vec<Worker>, Handle)> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let workers = self.validate()?;
+        let listening = self.bind(workers, |address, count| net.listen_shared(address, count))?;
+        let plans = self.plans(listening, seed);
+        let (mut ports, mut links) = (Vec::new(), Vec::new());
+        for _ in 0..workers {
+            let port = net.open(&self.port);
+            let (post, inbox) = inbox(port.waker(), COMMANDS_WAITING_MAX);
+            links.push((port.engine().clone(), WorkerLink::new(post, self.max_sessions)));
+            ports.push((port, inbox));
+        }
+        let handle = self.into_handle(links, Vec::new());
+        let make = |(plan, (port, inbox)): (Plan, _)| {
+            let (worker, listening) = plan.make_worker(port, inbox, handle.clone());
+            listening.map(|()| worker)
+        };
+        let made = plans.into_iter().zip(ports).map(make).collect::<Result<_>>()?;
+        Ok((made, handle))
+    }
+
+    /// What each worker is made from.
+    fn plans(&self, listening: Vec<Vec<(u16, UnboundListener)>>, seed: u64) -> Vec<Plan> {
+        let sources: Vec<_> = (self.listens.iter().map(|listen| &listen.service))
+            .chain(self.connects.iter().map(|connect| &connect.service))
+            .cloned()
+            .collect();
+        let hand_over = listening_alone(listening.len(), self.share_listeners);
+        let plan = |(index, listening)| Plan {
+            index: index as u8,
+            port: self.port.clone(),
+            sources: sources.clone(),
+            connectors: self.connectors(),
+            socket_options: self.listen_options.socket.clone(),
+            seed,
+            listening,
+            hand_over,
+        };
+        listening.into_iter().enumerate().map(plan).collect()
+    }
+
+    fn into_handle(
+        self,
+        links: Vec<(EngineInfo, WorkerLink)>,
+        threads: Vec<thread::JoinHandle<Report>>,
+    ) -> Handle {
+        let (engines, workers) = links.into_iter().unzip();
+        Handle(Arc::new(Links {
+            workers,
+            engines,
+            local_addrs: self.listens.iter().map(|listen| listen.address).collect(),
+            connectors: self.connects.into_iter().map(|connect| connect.name).collect(),
+            max_sessions: self.max_sessions,
+            ended: Mutex::new(Ended::Running(threads)),
+        }))
     }
 
     /// Starts the server, drains it on Ctrl+C or SIGTERM, and returns when it has ended. A second
@@ -312,11 +353,15 @@ impl Builder {
     }
 
     /// Binds every address; the outer list is by worker, the inner one has (listen, socket).
-    fn bind(&mut self, workers: usize) -> Result<Vec<Vec<(u16, UnboundListener)>>> {
+    fn bind(
+        &mut self,
+        workers: usize,
+        mut bind: impl FnMut(SocketAddr, usize) -> io::Result<Vec<UnboundListener>>,
+    ) -> Result<Vec<Vec<(u16, UnboundListener)>>> {
         let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         let count = if self.share_listeners { workers } else { 1 };
         for (index, listen) in self.listens.iter_mut().enumerate() {
-            let sockets = wharf_port::listen(listen.address, &self.listen_options, count)
+            let sockets = bind(listen.address, count)
                 .map_err(|error| cannot_listen(listen.address, error))?;
             listen.address = sockets[0].local_addr();
             // A single socket is served by another worker for each listener.
@@ -455,7 +500,7 @@ fn gather_workers(
     opened: &mpsc::Receiver<Opened>,
     workers: usize,
     max_sessions: usize,
-) -> Result<(Vec<EngineInfo>, Vec<WorkerLink>)> {
+) -> Result<Vec<(EngineInfo, WorkerLink)>> {
     let mut found = Vec::new();
     for message in opened.iter().take(workers) {
         match message {
@@ -465,7 +510,7 @@ fn gather_workers(
     }
     found.sort_by_key(|(index, ..)| *index);
     let link = |(_, engine, post)| (engine, WorkerLink::new(post, max_sessions));
-    Ok(found.into_iter().map(link).unzip())
+    Ok(found.into_iter().map(link).collect())
 }
 
 /// Whether a listening socket serves more workers than its own.

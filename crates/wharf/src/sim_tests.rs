@@ -25,6 +25,7 @@ use crate::{
     framing::{LengthField, Packet, append, frames},
     handle::{Ended, Links, WorkerLink},
     logic::{Logic, Service},
+    testing::for_seeds,
     worker::{ListenerParts, Worker, WorkerParts},
 };
 
@@ -411,28 +412,6 @@ fn check_lives(log: &[Event]) {
         }
     }
     assert!(open.values().all(|open| !open), "never closed: {open:?}");
-}
-
-/// Runs `test` for each seed, or for the one that `WHARF_SEED` names.
-#[expect(clippy::disallowed_methods, reason = "a failing seed is repeated by the environment")]
-fn for_seeds(seeds: std::ops::Range<u64>, test: impl Fn(u64)) {
-    struct Says(u64);
-    impl Drop for Says {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("repeat: WHARF_SEED={} cargo test -p wharf --lib sim_tests", self.0);
-            }
-        }
-    }
-    let seeds = match std::env::var("WHARF_SEED") {
-        Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("WHARF_SEED is a number"),
-        Err(_) => seeds,
-    };
-    for seed in seeds {
-        let says = Says(seed);
-        test(seed);
-        drop(says);
-    }
 }
 
 #[test]

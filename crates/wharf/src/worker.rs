@@ -141,21 +141,23 @@ impl Worker {
     }
 
     /// As [`wait`](Self::wait) for a scheduler that decides itself when time passes.
-    #[cfg(test)]
     pub(crate) fn poll(&mut self) -> io::Result<Time> {
         self.port.wait(Some(std::time::Duration::ZERO), &mut self.done)
     }
 
     /// When the first of its timers is due.
-    #[cfg(test)]
     pub(crate) fn next_timer(&self) -> Option<Time> {
         self.shared.timers.next_deadline_ns().map(Time::from_nanos)
     }
 
     /// How much has completed and waits for a turn.
-    #[cfg(test)]
     pub(crate) fn completed(&self) -> usize {
         self.done.len()
+    }
+
+    /// Whether other threads want something.
+    pub(crate) fn has_orders(&self) -> bool {
+        !self.inbox.is_empty()
     }
 
     /// One turn: everything that has come up, until nothing is left but to wait.
@@ -199,7 +201,7 @@ impl Worker {
         }
     }
 
-    fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         let counts = self.port.counts();
         Stats {
             sessions: self.sessions.len(),
