@@ -7,6 +7,7 @@ mod cross;
 mod markdown;
 mod process;
 mod readme;
+mod seeds;
 mod tidy;
 mod wine;
 
@@ -21,6 +22,7 @@ Usage: cargo xtask TASK
   tidy                                            rules that no compiler checks
   cross-check                                     type-check for Windows, FreeBSD, macOS and wasm32
   tsan                                            tests under the thread sanitizer
+  seeds N [--from SEED]                           the simulations with so many seeds
   wine                                            lints for Windows, and the tests under Wine
   readme                                          run what README.md tells a reader to run
 ";
@@ -49,6 +51,7 @@ fn run() -> Result<()> {
             }
             ci::run_one(&root, task)
         }
+        Some("seeds") => seeds::run(&root, &rest),
         Some("wine") if rest.is_empty() => wine::run(&root),
         Some("help" | "--help" | "-h") | None => {
             print!("{USAGE}");

@@ -407,25 +407,31 @@ impl Peer {
 }
 
 /// Runs `test` for each of the seeds; one that fails is named together with the way to repeat it:
-/// `WHARF_SEED=17` in the environment runs that one alone, `WHARF_SEEDS=100000` as many as that from
-/// the first one on.
-#[expect(clippy::disallowed_methods, reason = "a failing seed is repeated by the environment")]
+/// with `WHARF_SEED=17` in the environment that one alone is run. `WHARF_SEEDS=5000..9000` runs those
+/// instead of `seeds`.
+///
+/// # Panics
+/// As `test` does; or what the environment says is no number, or no range.
 pub fn for_seeds(seeds: Range<u64>, test: impl Fn(u64)) {
-    let number = |name| {
-        std::env::var(name).ok().map(|value| {
-            value.parse::<u64>().unwrap_or_else(|_| panic!("{name}={value} is not a number"))
-        })
-    };
-    let seeds = match (number("WHARF_SEED"), number("WHARF_SEEDS")) {
-        (Some(seed), _) => seed..seed.saturating_add(1),
-        (None, Some(count)) => seeds.start..seeds.start.saturating_add(count),
-        (None, None) => seeds,
-    };
-    for seed in seeds {
+    for seed in seeds_from_environment().unwrap_or(seeds) {
         let says = Says(seed);
         test(seed);
         drop(says);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a failing seed is repeated by the environment")]
+fn seeds_from_environment() -> Option<Range<u64>> {
+    let parse = |name: &str, value: &str| {
+        value.parse::<u64>().unwrap_or_else(|_| panic!("{name} says `{value}`, which is no seed"))
+    };
+    if let Ok(seed) = std::env::var("WHARF_SEED") {
+        let seed = parse("WHARF_SEED", &seed);
+        return Some(seed..seed.saturating_add(1));
+    }
+    let seeds = std::env::var("WHARF_SEEDS").ok()?;
+    let (from, to) = seeds.split_once("..").expect("WHARF_SEEDS is a range like 5000..9000");
+    Some(parse("WHARF_SEEDS", from)..parse("WHARF_SEEDS", to))
 }
 
 /// Names the seed if the test panics.
