@@ -283,12 +283,14 @@ impl FrameBuf {
     }
 
     /// Bytes that it can hold in all.
+    #[inline]
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.block().memory.len()
     }
 
     /// The part that is still unwritten. What is in it is left over from earlier use.
+    #[inline]
     #[must_use]
     pub fn spare_mut(&mut self) -> &mut [u8] {
         let len = self.len;
@@ -299,6 +301,7 @@ impl FrameBuf {
     ///
     /// # Panics
     /// If the spare part is shorter.
+    #[inline]
     pub fn advance(&mut self, bytes: usize) {
         assert!(bytes <= self.capacity() - self.len, "no more can be written than there is room");
         self.len += bytes;

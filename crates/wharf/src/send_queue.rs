@@ -1,8 +1,8 @@
 //! 1-Send: one send in flight per session, everything queued meanwhile leaves in the next.
 //!
-//! Hot path: [`SendQueue::reserve`] and [`SendQueue::commit`] append a frame's bytes behind the
-//! others, [`SendQueue::fill`] makes the gather for the next send. Small frames are copied together
-//! into one pooled block, so that sixteen answers cost one buffer and one system call.
+//! Hot path: [`SendQueue::append`] writes a frame behind the others, [`SendQueue::fill`] makes the
+//! gather for the next send. Small frames are copied together into one pooled block, so that sixteen
+//! answers cost one buffer and one system call.
 
 use std::collections::VecDeque;
 
@@ -32,22 +32,35 @@ impl SendQueue {
         self.waiting_bytes == 0
     }
 
-    /// Room for one frame of at most `len` bytes behind the others. `hint` says how many bytes are
-    /// likely to follow in all; it saves copies and never costs correctness.
+    /// Appends one frame behind the others: `write` gets room for `len` bytes, in which may be what
+    /// is left over from other sessions, and says how many it has written. `hint` says how many
+    /// bytes are likely to follow in all; it saves copies and never costs correctness.
+    ///
+    /// # Errors
+    /// What `write` answers; nothing is appended then.
     #[inline]
-    pub(crate) fn reserve(&mut self, pool: &BufferPool, len: usize, hint: usize) -> &mut [u8] {
-        let fits = self.tail.as_ref().is_some_and(|tail| tail.capacity() - tail.len() >= len);
+    pub(crate) fn append<E>(
+        &mut self,
+        pool: &BufferPool,
+        len: usize,
+        hint: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let fits = self.tail.as_mut().is_some_and(|tail| tail.spare_mut().len() >= len);
         if !fits {
             self.make_room(pool, len, hint);
         }
-        self.tail.as_mut().expect("made above").spare_mut()
-    }
-
-    /// Counts `len` bytes of the room as a frame.
-    #[inline]
-    pub(crate) fn commit(&mut self, len: usize) {
-        self.tail.as_mut().expect("reserve comes before commit").advance(len);
-        self.waiting_bytes += len;
+        let tail = self.tail.as_mut().expect("made above");
+        let written = write(&mut tail.spare_mut()[..len]);
+        match written {
+            Ok(bytes) if bytes > 0 => {
+                tail.advance(bytes);
+                self.waiting_bytes += bytes;
+            }
+            _ if self.is_empty() => self.release(),
+            _ => {}
+        }
+        written
     }
 
     /// Continues in a larger block while that is small enough to copy into, in another one beyond.
@@ -136,8 +149,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn append(queue: &mut SendQueue, pool: &BufferPool, bytes: &[u8], hint: usize) {
-        queue.reserve(pool, bytes.len() + 2, hint)[..bytes.len()].copy_from_slice(bytes);
-        queue.commit(bytes.len());
+        let write = |room: &mut [u8]| {
+            room[..bytes.len()].copy_from_slice(bytes);
+            Ok::<_, ()>(bytes.len())
+        };
+        queue.append(pool, bytes.len() + 2, hint, write).unwrap();
     }
 
     proptest! {

@@ -164,19 +164,13 @@ impl Session {
         if self.queue.bytes().saturating_add(len) > self.limits.send_queue_bytes_max {
             return Err(SendError::WouldExceed);
         }
-        let room = &mut self.queue.reserve(&shared.pool, len, shared.answer_hint_bytes)[..len];
-        // Framings are user code: what one has not written is left over from other sessions.
-        let written = match framing.encode(packet, room) {
-            Ok(written) if written > len => Err(FramingError::OutOfBounds),
-            written => written,
-        };
-        if self.queue.is_empty() && !written.is_ok_and(|written| written > 0) {
-            self.queue.release();
-        }
-        let written = written?;
-        if written > 0 {
-            self.queue.commit(written);
-        }
+        // Framings are user code: what one has not written must not leave.
+        self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
+            match framing.encode(packet, room) {
+                Ok(written) if written > len => Err(FramingError::OutOfBounds),
+                written => written,
+            }
+        })?;
         shared.stats.frames_sent += 1;
         self.mark_dirty(shared);
         Ok(())
