@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 /// `wharf` with nothing of the caller's settings in its environment but the engine.
 fn wharf() -> Command {
@@ -192,9 +193,10 @@ fn sizes_that_a_framing_cannot_carry_are_wrong_usage() {
 
 #[test]
 fn where_nobody_listens_the_address_is_named() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let addr = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound and not listening: refused, and nobody else's meanwhile.
+    let taken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    taken.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let addr = taken.local_addr().unwrap().as_socket().unwrap();
     for options in ["", "--json --connections 1", "--connections 500"] {
         let (status, output, errors) = bench(addr, options);
         assert_eq!((status, output.as_str()), (1, ""), "{errors}");
