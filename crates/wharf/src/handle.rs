@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use wharf_port::{EngineInfo, Post, Time, UnboundSocket};
+use wharf_port::{EngineInfo, Post, PostError, Time, UnboundSocket};
 
 use crate::{
     error::{Error, Result, SendError},
@@ -183,10 +183,7 @@ impl Handle {
         if !worker.is_live(id) {
             return Err(SendError::Closed);
         }
-        worker.post.post(command()).map_err(|error| match error {
-            wharf_port::PostError::Full(_) => SendError::WouldExceed,
-            wharf_port::PostError::Closed(_) => SendError::Closed,
-        })
+        worker.post.post(command()).map_err(refusal)
     }
 
     /// Whether the session takes sends.
@@ -200,8 +197,8 @@ impl Handle {
     /// [`on_connect_failed`](crate::Handler::on_connect_failed) tells how it went.
     ///
     /// # Errors
-    /// There is no such connector; or [`SendError::WouldExceed`] if the server has as many sessions
-    /// as it may, or its worker more to do.
+    /// There is no such connector; [`SendError::WouldExceed`] if the server has as many sessions as it
+    /// may, or its worker more to do; [`SendError::Closed`] if the server has ended.
     pub fn connect(&self, connector: &str, address: SocketAddr) -> Result {
         let index = self.0.connectors.iter().position(|name| name == connector);
         let Some(index) = index else {
@@ -212,9 +209,9 @@ impl Handle {
         if !self.0.take_place(worker) {
             return Err(SendError::WouldExceed.into());
         }
-        worker.post.post(command).map_err(|_| {
+        worker.post.post(command).map_err(|error| {
             worker.sessions.fetch_sub(1, Ordering::Relaxed);
-            Error::Send(SendError::WouldExceed)
+            refusal(error).into()
         })
     }
 
@@ -286,9 +283,9 @@ impl Handle {
         let (answer, answers) = mpsc::channel();
         for worker in workers {
             match worker.post.post(command(answer.clone())) {
-                Err(wharf_port::PostError::Full(_)) => return Err(SendError::WouldExceed.into()),
+                Err(PostError::Full(_)) => return Err(SendError::WouldExceed.into()),
                 // A worker that is gone drops the command, and with it the answer's sender.
-                Ok(()) | Err(wharf_port::PostError::Closed(_)) => {}
+                Ok(()) | Err(PostError::Closed(_)) => {}
             }
         }
         drop(answer);
@@ -369,6 +366,14 @@ impl Links {
     pub(crate) fn least_busy(&self) -> &WorkerLink {
         let busy = |worker: &&WorkerLink| worker.sessions.load(Ordering::Relaxed);
         self.workers.iter().min_by_key(busy).expect("a server has a worker")
+    }
+}
+
+/// What the poster is told of an order that an inbox does not take.
+fn refusal<T>(error: PostError<T>) -> SendError {
+    match error {
+        PostError::Full(_) => SendError::WouldExceed,
+        PostError::Closed(_) => SendError::Closed,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wharf::{CloseReason, ConnectorOptions, SendError, framing::LengthField};
+use wharf::{CloseReason, ConnectorOptions, Error, SendError, framing::LengthField};
 
 use crate::{connectors::full_listener, support::*};
 
@@ -166,6 +166,8 @@ fn orders_while_it_ends() {
             let (report, events) = server.join();
             assert_eq!(report.stats.connect_failures, taken);
             assert_eq!(events.len() as u64, taken, "each is told to the handler");
+            let refused = handle.connect("out", address);
+            assert!(matches!(refused, Err(Error::Send(SendError::Closed))), "{refused:?}");
         }
     });
 }
