@@ -18,7 +18,7 @@ mod value;
 pub(crate) use choice::{Engine, Framing, LogFormat, LogLevel};
 pub(crate) use definition::{Definition, Section};
 pub(crate) use flags::{arguments, assignments};
-pub(crate) use load::{Loaded, Origin, Problems, Sources, load};
+pub(crate) use load::{Loaded, Origin, Problems, Sources, load, load_text};
 pub(crate) use print::{documentation, effective};
 pub(crate) use table::{DEFINITIONS, SECTIONS, Server, Settings};
 pub(crate) use value::{Bytes, EchoListener, Workers, grouped, parse_value};

@@ -13,18 +13,21 @@ use super::{DEFINITIONS, Definition, SECTIONS, nearest};
 pub(crate) fn read(path: &Path, problems: &mut Problems) -> Vec<Assignment> {
     let name = path.display().to_string();
     match fs::read_to_string(path) {
-        Ok(text) => {
-            let mut reader = Reader { name, text: &text, found: Vec::new(), wrong: Vec::new() };
-            reader.read_document();
-            reader.wrong.sort();
-            problems.0.extend(reader.wrong.into_iter().map(|(_, problem)| problem));
-            reader.found
-        }
+        Ok(text) => read_text(name, &text, problems),
         Err(error) => {
             problems.0.push(format!("{name}: cannot be read: {error}"));
             Vec::new()
         }
     }
+}
+
+/// As [`read`], for the text of a file named `name`.
+pub(super) fn read_text(name: String, text: &str, problems: &mut Problems) -> Vec<Assignment> {
+    let mut reader = Reader { name, text, found: Vec::new(), wrong: Vec::new() };
+    reader.read_document();
+    reader.wrong.sort();
+    problems.0.extend(reader.wrong.into_iter().map(|(_, problem)| problem));
+    reader.found
 }
 
 struct Reader<'a> {
@@ -170,21 +173,16 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str) -> (Vec<String>, Vec<String>) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("w.toml");
-        fs::write(&path, text).unwrap();
         let mut problems = Problems::default();
-        let prefix = format!("{}:", path.display());
-        let found = read(&path, &mut problems)
+        let found = super::read_text("w.toml".to_owned(), text, &mut problems)
             .into_iter()
             .map(|found| {
                 let key = DEFINITIONS[found.definition].key;
-                let origin = found.origin.to_string().replace(&prefix, "");
+                let origin = found.origin.to_string().replace("w.toml:", "");
                 format!("{origin} {key} {}", found.text)
             })
             .collect();
-        let problems = problems.0.into_iter().map(|p| p.replace(&prefix, "w.toml:")).collect();
-        (found, problems)
+        (found, problems.0)
     }
 
     #[test]

@@ -72,12 +72,33 @@ impl fmt::Display for Problems {
 /// probably meant. A wrong value counts even where a stronger source replaces it.
 pub(crate) fn load(sources: Sources) -> Result<Loaded, Problems> {
     let mut problems = Problems::default();
-    let mut assignments = Vec::new();
-    if let Some(path) = sources.file() {
-        assignments.extend(file::read(&path, &mut problems));
-    }
-    assignments.extend(from_environment(&sources.environment, &mut problems));
-    assignments.extend(sources.flags);
+    let file = sources.file();
+    let in_file = file.map_or_else(Vec::new, |path| file::read(&path, &mut problems));
+    resolve(in_file, &sources.environment, sources.flags, problems)
+}
+
+/// As [`load`], for the text of a file named `name` and nothing else but the environment.
+///
+/// # Errors
+/// As for [`load`].
+pub(crate) fn load_text(
+    name: &str,
+    text: &str,
+    environment: &[(String, String)],
+) -> Result<Loaded, Problems> {
+    let mut problems = Problems::default();
+    let in_file = file::read_text(name.to_owned(), text, &mut problems);
+    resolve(in_file, environment, Vec::new(), problems)
+}
+
+fn resolve(
+    mut assignments: Vec<Assignment>,
+    environment: &[(String, String)],
+    flags: Vec<Assignment>,
+    mut problems: Problems,
+) -> Result<Loaded, Problems> {
+    assignments.extend(from_environment(environment, &mut problems));
+    assignments.extend(flags);
 
     let mut settings = Settings::default();
     let mut origins = vec![Origin::Default; DEFINITIONS.len()];

@@ -1,0 +1,47 @@
+//! The `wharf` program: a session server, its load tool and its doctor.
+//!
+//! `cli` knows what can be typed, `settings` what can be set; each subcommand has a file of its
+//! own. `network` is the one file that names the network library.
+//!
+//! Exit status: 0 fine, 1 failed, 2 wrong usage. Standard output carries results and, while
+//! serving, the `ready` line alone; everything else goes to standard error.
+#![forbid(unsafe_code)]
+
+mod announce;
+mod bench;
+mod cli;
+mod descriptors;
+mod doctor;
+#[doc(hidden)]
+pub mod fuzzing;
+mod generate;
+mod load;
+mod logging;
+mod network;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use cli::Invocation;
+
+/// Runs the program with the process's arguments; the exit status is the answer.
+pub fn main() -> ExitCode {
+    let outcome = match cli::parse() {
+        Invocation::Serve(loaded) => serve::run(&loaded.settings),
+        Invocation::PrintConfig(loaded) => generate::print(&settings::effective(&loaded)),
+        Invocation::BenchEcho(options) => bench::run(&options),
+        Invocation::Doctor(options, loaded) => doctor::run(&options, &loaded),
+        Invocation::Completions(shell) => generate::completions(shell),
+        Invocation::Man => generate::man(),
+        Invocation::PrintConfigurationDocs => generate::print(&settings::documentation()),
+        Invocation::Misconfigured(problems) => {
+            eprint!("{problems}");
+            return ExitCode::from(2);
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
