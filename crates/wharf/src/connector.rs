@@ -1,6 +1,9 @@
 //! Outgoing sessions: when to try again.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// How a connector makes its sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,11 +12,19 @@ pub struct ConnectorOptions {
     pub connect_timeout: Duration,
     /// What happens when a connection cannot be made or is lost (nothing).
     pub reconnect: Reconnect,
+    /// The addresses that connections come from, used in turn by each worker (none: the system
+    /// chooses). One address has some 28,000 ports for connections to one other address; a load
+    /// generator that needs more takes several.
+    pub sources: Vec<IpAddr>,
 }
 
 impl Default for ConnectorOptions {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(10), reconnect: Reconnect::Never }
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            reconnect: Reconnect::Never,
+            sources: Vec::new(),
+        }
     }
 }
 
@@ -37,6 +48,17 @@ pub enum Reconnect {
 pub(crate) struct Connector {
     pub(crate) service: u16,
     pub(crate) options: ConnectorOptions,
+    /// Which of the sources is next.
+    pub(crate) next_source: usize,
+}
+
+impl Connector {
+    /// The address that the next connection comes from, if that matters.
+    pub(crate) fn take_source(&mut self) -> Option<SocketAddr> {
+        let source = *self.options.sources.get(self.next_source)?;
+        self.next_source = (self.next_source + 1) % self.options.sources.len();
+        Some(SocketAddr::new(source, 0))
+    }
 }
 
 /// A connection that is being made, or to be made again.

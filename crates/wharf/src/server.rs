@@ -27,6 +27,7 @@ use crate::{
     limits::Limits,
     logic::{Logic, Service},
     metrics::Report,
+    timer::{TICK_NS, TICK_NS_MIN},
     worker::{ListenerParts, Worker, WorkerParts},
 };
 
@@ -46,6 +47,7 @@ impl Server {
             max_sessions: 50_000,
             drain_timeout: Duration::from_secs(10),
             share_listeners: true,
+            timer_tick: Duration::from_nanos(TICK_NS),
             seed: None,
             failure: None,
         }
@@ -65,6 +67,7 @@ pub struct Builder {
     max_sessions: usize,
     drain_timeout: Duration,
     share_listeners: bool,
+    timer_tick: Duration,
     seed: Option<u64>,
     failure: Option<Error>,
 }
@@ -194,6 +197,14 @@ impl Builder {
         self
     }
 
+    /// How late a timer may be on a worker that keeps up (10 ms), at least 10 us. Timers of one tick
+    /// come together, so that a short one costs wake-ups; only what acts at given times, such as a
+    /// load generator, needs one. Systems add their own lateness: 1 ms on the `poll` engine.
+    pub fn timer_tick(mut self, tick: Duration) -> Self {
+        self.timer_tick = tick;
+        self
+    }
+
     /// What everything random is derived from; drawn by chance unless set.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -295,6 +306,7 @@ impl Builder {
             sources: sources.clone(),
             connectors: self.connectors(),
             socket_options: self.listen_options.socket.clone(),
+            timer_tick_ns: self.timer_tick.as_nanos() as u64,
             seed,
             listening,
             hand_over,
@@ -346,6 +358,9 @@ impl Builder {
         if self.max_sessions == 0 || self.max_sessions > slots {
             return refuse(format!("max_sessions must be between 1 and {slots}"));
         }
+        if !(u128::from(TICK_NS_MIN)..=TICK_NS_MAX).contains(&self.timer_tick.as_nanos()) {
+            return refuse("timer_tick must be between 10 us and 1 s".to_owned());
+        }
         match self.workers.unwrap_or_else(processors) {
             workers @ 1..=256 => Ok(workers),
             workers => refuse(format!("there can be 1 to 256 workers, not {workers}")),
@@ -378,6 +393,7 @@ impl Builder {
         let connector = |(index, connect): (usize, &Connect)| Connector {
             service: (first + index) as u16,
             options: connect.options.clone(),
+            next_source: 0,
         };
         self.connects.iter().enumerate().map(connector).collect()
     }
@@ -412,6 +428,7 @@ struct Plan {
     sources: Vec<ServiceSource>,
     connectors: Vec<Connector>,
     socket_options: SocketOptions,
+    timer_tick_ns: u64,
     seed: u64,
     listening: Vec<(u16, UnboundListener)>,
     hand_over: bool,
@@ -482,6 +499,7 @@ impl Plan {
                 services: self.sources.iter().map(service).collect(),
                 connectors: self.connectors,
                 socket_options: self.socket_options,
+                timer_tick_ns: self.timer_tick_ns,
                 seed: self.seed,
             },
         );
@@ -566,6 +584,9 @@ fn random_seed() -> u64 {
 /// Within this time a second signal is the first one again: `timeout` and some supervisors signal a
 /// process and then its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(50);
+
+/// A longer tick would make deadlines late that people notice.
+const TICK_NS_MAX: u128 = 1_000_000_000;
 
 /// Orders from other threads that a worker may have waiting.
 const COMMANDS_WAITING_MAX: usize = 64 * 1024;

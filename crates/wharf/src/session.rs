@@ -396,7 +396,7 @@ mod tests {
         let mut shared = Shared {
             now: Time::ZERO,
             pool: port.buffers().clone(),
-            timers: Wheel::new(0),
+            timers: Wheel::new(0, crate::timer::TICK_NS),
             dirty: Vec::new(),
             gathers: Vec::new(),
             handle: Handle(Arc::new(links)),

@@ -5,11 +5,12 @@
 //! the same calls always give the same answers. Hot path: only [`Wheel::next_deadline_ns`] and
 //! [`Wheel::expire`] run once per turn; a session re-arms its timer lazily.
 //!
-//! Time is cut into ticks of 10 ms, numbered from nanosecond 0. A deadline belongs to the first tick
-//! that starts at or after it, so that a timer is never early and at most one tick late. A tick's
-//! number is read as seven digits of six bits, and a timer lies in the level of the highest digit in
-//! which its tick differs from the current one, in the slot which that digit names. Seven digits
-//! hold every tick that 64 bits of nanoseconds can name, so that no deadline is too far away.
+//! Time is cut into ticks (of 10 ms unless told otherwise), numbered from nanosecond 0. A deadline
+//! belongs to the first tick that starts at or after it, so that a timer is never early and at most
+//! one tick late. A tick's number is read as nine digits of six bits, and a timer lies in the level
+//! of the highest digit in which its tick differs from the current one, in the slot which that digit
+//! names. Nine digits hold every tick of 10 us and more that 64 bits of nanoseconds can name, so
+//! that no deadline is too far away.
 //!
 //! What all of this rests on: level and slot are a function of the timer's tick and the current one.
 //! It holds because the current tick only moves past slots that are empty, and empties a slot into
@@ -21,13 +22,15 @@ use std::num::NonZeroU32;
 
 /// Timers by deadline. `K` is what the caller gets back when one expires.
 pub(crate) struct Wheel<K: Copy> {
+    /// Length of a tick.
+    tick_ns: u64,
     /// The latest time seen.
     now_ns: u64,
     /// The latest tick that was expired: `now_ns` in ticks.
     current_tick: u64,
     levels: [Level; LEVELS],
     /// Bit n is set where level n holds a timer.
-    levels_occupied: u8,
+    levels_occupied: u16,
     entries: Vec<Entry<K>>,
     /// First free entry, or NIL; the others follow by `next`.
     free: u32,
@@ -43,10 +46,13 @@ pub(crate) struct TimerId {
 }
 
 impl<K: Copy> Wheel<K> {
-    pub(crate) fn new(now_ns: u64) -> Self {
+    /// An empty wheel; ticks last at least [`TICK_NS_MIN`].
+    pub(crate) fn new(now_ns: u64, tick_ns: u64) -> Self {
+        debug_assert!(tick_ns >= TICK_NS_MIN);
         Self {
+            tick_ns,
             now_ns,
-            current_tick: tick_started(now_ns),
+            current_tick: tick_started(now_ns, tick_ns),
             levels: [Level::EMPTY; LEVELS],
             levels_occupied: 0,
             entries: Vec::new(),
@@ -74,7 +80,7 @@ impl<K: Copy> Wheel<K> {
         let tick = if deadline_ns <= self.now_ns {
             self.current_tick
         } else {
-            deadline_ns.div_ceil(TICK_NS)
+            deadline_ns.div_ceil(self.tick_ns)
         };
         let slot = self.take_entry(tick, key);
         self.push_back(slot);
@@ -106,7 +112,7 @@ impl<K: Copy> Wheel<K> {
     /// Costs as much as there are occupied slots on the way, however long the way is.
     pub(crate) fn expire(&mut self, now_ns: u64, due: &mut Vec<K>) {
         self.now_ns = self.now_ns.max(now_ns);
-        let target_tick = tick_started(self.now_ns);
+        let target_tick = tick_started(self.now_ns, self.tick_ns);
         while let Some((level, slot, start_tick)) = self.next_slot() {
             if start_tick > target_tick {
                 break;
@@ -131,9 +137,9 @@ impl<K: Copy> Wheel<K> {
     /// When [`expire`](Self::expire) has to be called again, `None` without timers.
     ///
     /// Never later than the first tick in which a timer is due. For a timer that is far away it may
-    /// be earlier: `expire` then only moves it to a lower level, at most six times for one timer.
+    /// be earlier: `expire` then only moves it to a lower level, at most eight times for one timer.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
-        self.next_slot().map(|(_, _, start_tick)| start_tick.saturating_mul(TICK_NS))
+        self.next_slot().map(|(_, _, start_tick)| start_tick.saturating_mul(self.tick_ns))
     }
 
     /// The occupied slot that comes first, as level, slot and the tick with which it starts.
@@ -268,23 +274,27 @@ impl List {
 }
 
 /// The last tick that has started by `now_ns`.
-fn tick_started(now_ns: u64) -> u64 {
+fn tick_started(now_ns: u64, tick_ns: u64) -> u64 {
     // The last tick begins after the end of time: at the end, let it have begun.
-    if now_ns == u64::MAX { now_ns.div_ceil(TICK_NS) } else { now_ns / TICK_NS }
+    if now_ns == u64::MAX { now_ns.div_ceil(tick_ns) } else { now_ns / tick_ns }
 }
 
-/// Length of a tick.
-const TICK_NS: u64 = 10_000_000;
+/// Length of a tick unless told otherwise: what a server's deadlines need, and 100 wake-ups a
+/// second at most.
+pub(crate) const TICK_NS: u64 = 10_000_000;
+/// The shortest tick. Systems wake a thread no more exactly than this, and shorter ticks would need
+/// more levels.
+pub(crate) const TICK_NS_MIN: u64 = 10_000;
 /// Bits of one digit of a tick's number.
 const DIGIT_BITS: u32 = 6;
 /// Slots in a level, one for each value of a digit.
 const SLOTS: usize = 1 << DIGIT_BITS;
 /// Digits that the last tick has.
-const LEVELS: usize = 7;
+const LEVELS: usize = 9;
 /// No entry.
 const NIL: u32 = u32::MAX;
 
-const _: () = assert!(u64::MAX.div_ceil(TICK_NS) < 1 << (DIGIT_BITS * LEVELS as u32));
+const _: () = assert!(u64::MAX.div_ceil(TICK_NS_MIN) < 1 << (DIGIT_BITS * LEVELS as u32));
 
 #[cfg(test)]
 mod tests {
@@ -306,7 +316,7 @@ mod tests {
             for after_ns in
                 [1, TICK_NS - 1, TICK_NS, TICK_NS + 1, 64 * TICK_NS, 4096 * TICK_NS + 7, 1 << 62]
             {
-                let mut wheel = Wheel::new(start_ns);
+                let mut wheel = Wheel::new(start_ns, TICK_NS);
                 let deadline_ns = start_ns + after_ns;
                 wheel.insert(deadline_ns, ());
                 assert!(expired(&mut wheel, deadline_ns - 1).is_empty(), "{start_ns} {after_ns}");
@@ -318,7 +328,7 @@ mod tests {
     #[test]
     fn a_deadline_that_has_passed_is_due_at_once() {
         let now_ns = 7 * TICK_NS + 5;
-        let mut wheel = Wheel::new(now_ns);
+        let mut wheel = Wheel::new(now_ns, TICK_NS);
         for deadline_ns in [now_ns, 0, now_ns - 1] {
             wheel.insert(deadline_ns, deadline_ns);
         }
@@ -329,7 +339,7 @@ mod tests {
 
     #[test]
     fn order_is_by_tick_and_then_by_insertion_whatever_the_level() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(0, TICK_NS);
         let far = 5000;
         wheel.insert(far * TICK_NS, 'a');
         wheel.insert((far + 1) * TICK_NS, 'x');
@@ -342,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_end_of_time_is_reached() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(0, TICK_NS);
         wheel.insert(u64::MAX, ());
         assert!(expired(&mut wheel, u64::MAX - 1).is_empty());
         assert_eq!(wheel.next_deadline_ns(), Some(u64::MAX));
@@ -351,7 +361,7 @@ mod tests {
 
     #[test]
     fn time_does_not_run_backwards() {
-        let mut wheel = Wheel::new(100 * TICK_NS);
+        let mut wheel = Wheel::new(100 * TICK_NS, TICK_NS);
         wheel.insert(101 * TICK_NS, ());
         for now_tick in [3, 50, 100] {
             assert!(expired(&mut wheel, now_tick * TICK_NS).is_empty(), "{now_tick}");
@@ -362,7 +372,7 @@ mod tests {
     #[test]
     fn cancel_takes_out_the_first_the_middle_and_the_last_of_a_list() {
         for cancelled in 0..4 {
-            let mut wheel = Wheel::new(0);
+            let mut wheel = Wheel::new(0, TICK_NS);
             let ids: Vec<_> = (0..4).map(|key| wheel.insert(99 * TICK_NS, key)).collect();
             assert!(wheel.cancel(ids[cancelled]));
             assert!(!wheel.cancel(ids[cancelled]));
@@ -374,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_stale_id_does_not_reach_the_timer_that_has_its_entry_now() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(0, TICK_NS);
         let old = wheel.insert(TICK_NS, 'a');
         assert!(wheel.cancel(old));
         let new = wheel.insert(TICK_NS, 'b');
@@ -385,7 +395,7 @@ mod tests {
 
     #[test]
     fn an_entry_whose_generations_are_spent_is_retired() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(0, TICK_NS);
         wheel.insert(TICK_NS, ());
         wheel.entries[0].generation = u32::MAX;
         let last = TimerId { slot: 0, generation: NonZeroU32::MAX };
@@ -397,7 +407,7 @@ mod tests {
     #[test]
     fn a_million_timers_in_a_warm_wheel_allocate_nothing() {
         const TIMERS: u64 = 1_000_000;
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(0, TICK_NS);
         let mut due = Vec::with_capacity(TIMERS as usize);
         let mut now_ns = 0;
         let mut capacity = None;
@@ -458,13 +468,17 @@ mod tests {
     }
 
     impl Pair {
+        fn tick_ns(&self) -> u64 {
+            self.wheel.tick_ns
+        }
+
         fn apply(&mut self, step: &Step) {
             match *step {
                 Step::Insert { after_ns } => {
                     let deadline_ns = self.now_ns.saturating_add_signed(after_ns);
-                    let now_tick = self.now_ns / TICK_NS;
+                    let now_tick = self.now_ns / self.tick_ns();
                     let past = deadline_ns <= self.now_ns;
-                    let tick = if past { now_tick } else { deadline_ns.div_ceil(TICK_NS) };
+                    let tick = if past { now_tick } else { deadline_ns.div_ceil(self.tick_ns()) };
                     let key = self.ids.len() as u64;
                     let id = self.wheel.insert(deadline_ns, key);
                     self.model.insert((tick, key), ());
@@ -483,7 +497,8 @@ mod tests {
                 }
             }
             assert_eq!(self.wheel.len(), self.model.len());
-            let first = self.model.first_key_value().map(|((tick, _), ())| tick * TICK_NS);
+            let tick_ns = self.tick_ns();
+            let first = self.model.first_key_value().map(|((tick, _), ())| tick * tick_ns);
             let next = self.wheel.next_deadline_ns();
             assert_eq!(next.is_some(), first.is_some());
             assert!(next <= first, "{next:?} is later than {first:?}");
@@ -491,7 +506,7 @@ mod tests {
 
         fn advance(&mut self, now_ns: u64) {
             self.now_ns = now_ns;
-            let later = self.model.split_off(&(now_ns / TICK_NS + 1, 0));
+            let later = self.model.split_off(&(now_ns / self.tick_ns() + 1, 0));
             let expected: Vec<_> = self.model.keys().map(|(_, key)| *key).collect();
             self.model = later;
             assert_eq!(expired(&mut self.wheel, now_ns), expected);
@@ -502,9 +517,10 @@ mod tests {
         #[test]
         fn behaves_like_an_ordered_map(
             start_ns in 0u64..1 << 62,
+            tick_ns in prop_oneof![Just(TICK_NS_MIN), Just(TICK_NS), TICK_NS_MIN..1_000_000_000],
             steps in prop::collection::vec(step(), 1..200),
         ) {
-            let wheel = Wheel::new(start_ns);
+            let wheel = Wheel::new(start_ns, tick_ns);
             let mut pair = Pair { wheel, model: BTreeMap::new(), ids: vec![], now_ns: start_ns };
             for step in &steps {
                 // Far enough from the end of time for the model's sums.
@@ -512,8 +528,8 @@ mod tests {
                     pair.apply(step);
                 }
             }
-            // Deadline by deadline every timer comes out, within its seven levels.
-            for _ in 0..7 * steps.len() {
+            // Deadline by deadline every timer comes out, within its levels.
+            for _ in 0..LEVELS * steps.len() {
                 pair.apply(&Step::Next);
             }
             prop_assert!(pair.wheel.is_empty());

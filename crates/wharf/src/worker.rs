@@ -64,6 +64,7 @@ pub(crate) struct WorkerParts {
     pub(crate) services: Vec<(Box<dyn Service>, Rc<Limits>)>,
     pub(crate) connectors: Vec<Connector>,
     pub(crate) socket_options: SocketOptions,
+    pub(crate) timer_tick_ns: u64,
     pub(crate) seed: u64,
 }
 
@@ -82,7 +83,7 @@ impl Worker {
         let shared = Shared {
             now,
             pool: port.buffers().clone(),
-            timers: Wheel::new(now.as_nanos()),
+            timers: Wheel::new(now.as_nanos(), parts.timer_tick_ns),
             dirty: Vec::new(),
             gathers: Vec::new(),
             handle: parts.handle,

@@ -110,6 +110,51 @@ fn time_passes_only_when_asked_to() {
     assert_eq!(sim.finish().stats.closed_for(CloseReason::FirstFrameTimeout), 1);
 }
 
+/// Answers after a millisecond, and says when.
+struct Late;
+
+impl Handler for Late {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, ()>, _: Frame<'_>) -> Result {
+        cx.set_timer(Duration::from_millis(1), cx.now().as_nanos());
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, ()>, set_ns: u64) -> Result {
+        let late_ns = cx.now().as_nanos() - set_ns - 1_000_000;
+        cx.send(&late_ns.to_le_bytes())?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_timer_is_late_by_one_tick_at_most() {
+    let late = |builder: Builder| {
+        let builder = builder.workers(1).listen(ADDRESS, FRAMING, || Late);
+        let mut sim = builder.simulate(5, Faults::none()).unwrap();
+        let client = sim.connect(ADDRESS, FRAMING);
+        for _ in 0..20 {
+            client.send(b"go");
+            sim.run_for(Duration::from_micros(20_777));
+        }
+        let received = client.received();
+        assert_eq!(received.len(), 20);
+        let late = received.iter().map(|body| u64::from_le_bytes(body[..].try_into().unwrap()));
+        let worst = late.max().unwrap();
+        sim.finish();
+        Duration::from_nanos(worst)
+    };
+    let usual = late(Server::builder());
+    assert!((Duration::from_millis(1)..=Duration::from_millis(10)).contains(&usual), "{usual:?}");
+    let exact = late(Server::builder().timer_tick(Duration::from_micros(10)));
+    assert!(exact <= Duration::from_micros(10), "{exact:?}");
+    for tick in [Duration::ZERO, Duration::from_nanos(9_999), Duration::from_secs(2)] {
+        let refused = echo().timer_tick(tick).simulate(1, Faults::none());
+        assert!(refused.is_err_and(|error| error.to_string().contains("timer_tick")), "{tick:?}");
+    }
+}
+
 #[test]
 fn a_panic_of_a_handler_fails_the_run_unless_it_is_expected() {
     let run = |expected| {

@@ -135,10 +135,12 @@ impl Worker {
 
     /// Begins to connect. The session's place has been counted already.
     pub(super) fn start_connect(&mut self, attempt: Attempt) {
-        let connector = &self.connectors[usize::from(attempt.connector)];
+        let connector = &mut self.connectors[usize::from(attempt.connector)];
         let service = connector.service;
         let timeout = connector.options.connect_timeout;
-        let socket = match self.port.stream(attempt.address, &self.socket_options) {
+        let mut options = self.socket_options.clone();
+        options.source = connector.take_source().or(options.source);
+        let socket = match self.port.stream(attempt.address, &options) {
             Ok(socket) => socket,
             Err(error) => {
                 self.link().sessions.fetch_sub(1, Ordering::Relaxed);

@@ -121,6 +121,34 @@ fn a_server_may_connect_to_itself() {
     });
 }
 
+/// Only on Linux is all of 127.0.0.0/8 this machine's.
+#[cfg(target_os = "linux")]
+#[test]
+fn sources_are_used_in_turn() {
+    use std::net::{IpAddr, Ipv4Addr};
+    on_every_engine(|engine| {
+        let (listener, address) = listener();
+        let sources = [7, 8, 9].map(|last| IpAddr::from(Ipv4Addr::new(127, 0, 0, last)));
+        let options = ConnectorOptions { sources: sources.to_vec(), ..ConnectorOptions::default() };
+        let script = |_: &mut wharf::Context<'_, ()>, _: On<'_>| Ok(());
+        let events = Events::new();
+        let builder = builder(engine)
+            .workers(1)
+            .limits(calm())
+            .connector("chosen", options, FRAMING, events.script(script))
+            .connector("any", ConnectorOptions::default(), FRAMING, events.script(script));
+        let server = events.start(builder);
+        for round in 0..4 {
+            server.handle.connect("chosen", address).unwrap();
+            assert_eq!(listener.accept().unwrap().1.ip(), sources[round % 3]);
+            // The choice of one connector is not that of another.
+            server.handle.connect("any", address).unwrap();
+            assert_eq!(listener.accept().unwrap().1.ip(), Ipv4Addr::LOCALHOST);
+        }
+        server.finish();
+    });
+}
+
 #[test]
 fn a_refused_connection_is_told() {
     on_every_engine(|engine| {
