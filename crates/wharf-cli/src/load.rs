@@ -274,6 +274,9 @@ fn limits(options: &Options, frame_bytes: usize) -> Limits {
         // Longer answers than were asked for are to be seen, and a piece of a raw stream has no size.
         frame_bytes_max: options.size.0 as usize + SPARE_BYTES,
         first_frame_timeout: None,
+        frame_timeout: None,
+        idle_read_timeout: None,
+        idle_write_timeout: None,
         send_queue_bytes_soft: queue_bytes,
         send_queue_bytes_max: queue_bytes,
         ..Limits::default()

@@ -165,10 +165,13 @@ fn listen_options(settings: &Settings) -> ListenOptions {
 
 fn limits(settings: &Settings) -> Result<Limits> {
     let limits = &settings.limits;
+    let unless_zero = |timeout: Duration| (!timeout.is_zero()).then_some(timeout);
     Ok(Limits {
         frame_bytes_max: usize::try_from(limits.frame_bytes_max.0)?,
-        first_frame_timeout: (!limits.first_frame_timeout.is_zero())
-            .then_some(limits.first_frame_timeout),
+        first_frame_timeout: unless_zero(limits.first_frame_timeout),
+        frame_timeout: unless_zero(limits.frame_timeout),
+        idle_read_timeout: unless_zero(limits.idle_read_timeout),
+        idle_write_timeout: unless_zero(limits.idle_write_timeout),
         send_queue_bytes_soft: usize::try_from(limits.send_queue_bytes_soft.0)?,
         send_queue_bytes_max: usize::try_from(limits.send_queue_bytes_max.0)?,
         close_flush_timeout: limits.close_flush_timeout,

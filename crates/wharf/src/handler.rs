@@ -8,7 +8,7 @@ use crate::{
     error::{Result, SendError},
     framing::{Frame, Framing, Packet},
     handle::Handle,
-    session::{Session, Shared},
+    session::{Hold, Session, Shared},
 };
 
 /// The logic of a server: called with what happens on its sessions.
@@ -165,6 +165,20 @@ impl<S> Context<'_, S> {
         self.session.request(CloseReason::HandlerAbort);
     }
 
+    /// Receives nothing more from the peer until [`resume`](Self::resume): its system holds it back
+    /// when its window is full. Frames that have arrived already, at most
+    /// [`receive_credit_bytes`](crate::Limits::receive_credit_bytes) and what the system completed
+    /// meanwhile, still come. Nor is the end of its stream noticed. The deadlines that the peer has to
+    /// keep stand still.
+    pub fn pause(&mut self) {
+        self.session.receiving.hold(Hold::Paused, self.shared.now);
+    }
+
+    /// Receives again after [`pause`](Self::pause).
+    pub fn resume(&mut self) {
+        self.session.release(self.shared, Hold::Paused);
+    }
+
     /// Calls [`Handler::on_timer`] with `key` after `delay`: not before, and about 10 ms late at
     /// most on a worker that keeps up. A session's timers end with it. Setting a key again moves its
     /// timer.
@@ -250,6 +264,12 @@ pub enum CloseReason {
     Protocol,
     /// No whole frame came in time.
     FirstFrameTimeout,
+    /// A frame was begun and not finished in time.
+    FrameTimeout,
+    /// The peer sent nothing for too long.
+    IdleRead,
+    /// The system could not hand over what was sent for too long: the peer does not read.
+    IdleWrite,
     /// The peer reads slower than it is sent to.
     SlowConsumer,
     /// The connection was reset or failed otherwise.
@@ -262,7 +282,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of the counters.
-    pub const ALL: [CloseReason; 12] = [
+    pub const ALL: [CloseReason; 15] = [
         CloseReason::PeerClosed,
         CloseReason::Handler,
         CloseReason::HandlerAbort,
@@ -271,6 +291,9 @@ impl CloseReason {
         CloseReason::Requested,
         CloseReason::Protocol,
         CloseReason::FirstFrameTimeout,
+        CloseReason::FrameTimeout,
+        CloseReason::IdleRead,
+        CloseReason::IdleWrite,
         CloseReason::SlowConsumer,
         CloseReason::Reset,
         CloseReason::TimedOut,
@@ -289,6 +312,9 @@ impl CloseReason {
             CloseReason::Requested => "requested",
             CloseReason::Protocol => "protocol",
             CloseReason::FirstFrameTimeout => "first_frame_timeout",
+            CloseReason::FrameTimeout => "frame_timeout",
+            CloseReason::IdleRead => "idle_read",
+            CloseReason::IdleWrite => "idle_write",
             CloseReason::SlowConsumer => "slow_consumer",
             CloseReason::Reset => "reset",
             CloseReason::TimedOut => "timed_out",
@@ -304,6 +330,7 @@ impl CloseReason {
             CloseReason::HandlerAbort
                 | CloseReason::HandlerPanic
                 | CloseReason::FirstFrameTimeout
+                | CloseReason::IdleWrite
                 | CloseReason::SlowConsumer
                 | CloseReason::Reset
                 | CloseReason::TimedOut

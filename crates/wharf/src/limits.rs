@@ -22,6 +22,23 @@ pub struct Limits {
     /// [`FirstFrameTimeout`](crate::CloseReason::FirstFrameTimeout). Silent connections hold a slot
     /// for nobody. `None`: no such deadline.
     pub first_frame_timeout: Option<Duration>,
+    /// A frame must be whole this long after its first byte was there (15 s), however busily the
+    /// others trickle in; otherwise the session is closed with
+    /// [`FrameTimeout`](crate::CloseReason::FrameTimeout). Half a frame holds memory. `None`: no such
+    /// deadline.
+    pub frame_timeout: Option<Duration>,
+    /// How long a peer may send nothing (120 s); then the session is closed with
+    /// [`IdleRead`](crate::CloseReason::IdleRead). A protocol whose clients may be silent for longer
+    /// has a heartbeat, or sets more. `None`: for ever.
+    ///
+    /// This deadline and the two before it stand still while the server itself does not receive from
+    /// the session: above the soft mark of its send queue, or after
+    /// [`pause`](crate::Context::pause).
+    pub idle_read_timeout: Option<Duration>,
+    /// How long the system may take to accept one send, which is at most 64 KiB or one frame (30 s);
+    /// then the session is aborted with [`IdleWrite`](crate::CloseReason::IdleWrite). A peer that
+    /// takes nothing for so long holds memory here and in the system. `None`: no such deadline.
+    pub idle_write_timeout: Option<Duration>,
     /// Bytes queued for a peer above which nothing more is received from it (256 KiB); receiving
     /// goes on at half of it. A peer that does not read its answers is not asked for more
     /// questions.
@@ -50,6 +67,9 @@ impl Default for Limits {
         Self {
             frame_bytes_max: 8 * 1024,
             first_frame_timeout: Some(Duration::from_secs(10)),
+            frame_timeout: Some(Duration::from_secs(15)),
+            idle_read_timeout: Some(Duration::from_secs(120)),
+            idle_write_timeout: Some(Duration::from_secs(30)),
             send_queue_bytes_soft: 256 * 1024,
             send_queue_bytes_max: 1024 * 1024,
             close_flush_timeout: Duration::from_secs(5),
@@ -77,6 +97,16 @@ impl Limits {
         {
             return refuse("send_queue_bytes_soft must be between 1 and send_queue_bytes_max");
         }
+        for (name, timeout) in [
+            ("first_frame_timeout", self.first_frame_timeout),
+            ("frame_timeout", self.frame_timeout),
+            ("idle_read_timeout", self.idle_read_timeout),
+            ("idle_write_timeout", self.idle_write_timeout),
+        ] {
+            if timeout == Some(Duration::ZERO) {
+                return refuse(&format!("{name} is 0, so that nobody could keep it; None is off"));
+            }
+        }
         Ok(())
     }
 }
@@ -88,11 +118,16 @@ mod tests {
     #[test]
     fn limits_that_could_not_work_are_refused_by_name() {
         Limits::default().validate().unwrap();
+        let zero = Some(Duration::ZERO);
         for (limits, name) in [
             (Limits { frame_bytes_max: 0, ..Limits::default() }, "frame_bytes_max"),
             (Limits { receive_credit_bytes: 0, ..Limits::default() }, "receive_credit_bytes"),
             (Limits { send_queue_bytes_soft: 0, ..Limits::default() }, "send_queue_bytes_soft"),
             (Limits { send_queue_bytes_max: 1, ..Limits::default() }, "send_queue_bytes_soft"),
+            (Limits { first_frame_timeout: zero, ..Limits::default() }, "first_frame_timeout"),
+            (Limits { frame_timeout: zero, ..Limits::default() }, "frame_timeout"),
+            (Limits { idle_read_timeout: zero, ..Limits::default() }, "idle_read_timeout"),
+            (Limits { idle_write_timeout: zero, ..Limits::default() }, "idle_write_timeout"),
         ] {
             let error = limits.validate().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -119,7 +119,8 @@ impl Builder {
     }
 
     /// Adds a way to make outgoing sessions of this framing: [`Handle::connect`] with this name. The
-    /// deadline for the first frame is off for them unless `limits` was called.
+    /// deadlines for the first frame and for a silent peer are off for them unless `limits` was
+    /// called.
     pub fn connector<F, H>(
         mut self,
         name: &str,
@@ -134,6 +135,7 @@ impl Builder {
         let mut service = self.source(framing, factory);
         if service.limits == Limits::default() {
             service.limits.first_frame_timeout = None;
+            service.limits.idle_read_timeout = None;
         }
         self.connects.push(Connect { name: name.to_owned(), options, service });
         self

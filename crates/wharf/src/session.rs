@@ -6,6 +6,9 @@
 //! destroy answers on their way); an abort skips both. Every end goes through `Joining`: the socket
 //! is closed only when nothing is in flight on it.
 
+mod deadline;
+mod receive;
+
 use std::{collections::VecDeque, net::SocketAddr, rc::Rc, time::Duration};
 
 use wharf_port::{BufferPool, Close, FrameBuf, Gather, Socket, Time};
@@ -21,6 +24,11 @@ use crate::{
     timer::{TimerId, Wheel},
 };
 
+pub(crate) use self::{
+    deadline::Due,
+    receive::{Hold, Receiving},
+};
+
 /// One connection.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -29,8 +37,11 @@ pub(crate) struct Session {
     pub(crate) opened: Time,
     pub(crate) limits: Rc<Limits>,
     pub(crate) queue: SendQueue,
+    pub(crate) receiving: Receiving,
     /// The start of a frame whose rest has not arrived.
     pub(crate) unread: Option<Unread>,
+    /// When the send that is in flight was started.
+    pub(crate) send_started: Time,
     /// `None` when no deadline is running.
     deadline: Option<TimerId>,
     /// The handler's timers; the box is made when the first is set.
@@ -42,12 +53,7 @@ pub(crate) struct Session {
     /// Which of the worker's services its handler is.
     pub(crate) service: u16,
     pub(crate) stage: Stage,
-    pub(crate) receive_in_flight: bool,
     pub(crate) send_in_flight: bool,
-    /// The stream has ended or failed: no receive will be submitted again.
-    pub(crate) receive_over: bool,
-    /// The send queue is above its soft mark: no receive is submitted until it has gone down.
-    pub(crate) receive_held: bool,
     pub(crate) first_frame_seen: bool,
     /// In the worker's list of sessions to flush.
     pub(crate) dirty: bool,
@@ -73,6 +79,8 @@ pub(crate) enum Stage {
 pub(crate) struct Unread {
     pub(crate) bytes: FrameBuf,
     pub(crate) need: Need,
+    /// When its first byte was there, on the session's clock of receiving.
+    pub(crate) since: Time,
 }
 
 /// What all sessions of a worker share, apart from the port.
@@ -117,15 +125,14 @@ impl Session {
             opened: now,
             limits: Rc::clone(limits),
             queue: SendQueue::default(),
+            receiving: Receiving::new(now),
             unread: None,
+            send_started: Time::ZERO,
             deadline: None,
             user_timers: None,
             service,
             stage: Stage::Open,
-            receive_in_flight: false,
             send_in_flight: false,
-            receive_over: false,
-            receive_held: false,
             first_frame_seen: false,
             dirty: false,
             requested: None,
@@ -191,7 +198,7 @@ impl Session {
         let Some(unread) = &mut self.unread else {
             let mut buffer = pool.take(bytes.len());
             buffer.append(bytes);
-            self.unread = Some(Unread { bytes: buffer, need });
+            self.unread = Some(Unread { bytes: buffer, need, since: self.receiving.last });
             return;
         };
         let total = unread.bytes.len() + bytes.len();
@@ -202,27 +209,6 @@ impl Session {
         }
         unread.bytes.append(bytes);
         unread.need = need;
-    }
-
-    /// Replaces the deadline that is running.
-    pub(crate) fn set_deadline(&mut self, shared: &mut Shared, after: Option<Duration>) {
-        if let Some(timer) = self.deadline.take() {
-            shared.timers.cancel(timer);
-        }
-        if let Some(after) = after {
-            let at = (shared.now + after).as_nanos();
-            self.deadline = Some(shared.timers.insert(at, TimerKey::Deadline(self.id)));
-        }
-    }
-
-    /// A timer of its deadline has fired; false if another has been set since, by something that was
-    /// due in the same turn.
-    pub(crate) fn deadline_passed(&mut self, timers: &Wheel<TimerKey>) -> bool {
-        let passed = self.deadline.is_some_and(|timer| !timers.contains(timer));
-        if passed {
-            self.deadline = None;
-        }
-        passed
     }
 
     pub(crate) fn set_timer(&mut self, shared: &mut Shared, delay: Duration, key: u64) {
@@ -374,6 +360,16 @@ mod tests {
             self.0
         }
     }
+
+    /// Idle sessions are what a server has most of; their memory is what this takes, and a slot in
+    /// each of three tables.
+    #[test]
+    fn a_session_is_small() {
+        let bytes = std::mem::size_of::<Session>();
+        assert!(bytes <= SESSION_BYTES_MAX, "{bytes}");
+    }
+
+    const SESSION_BYTES_MAX: usize = 288;
 
     /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
     /// to send keeps no block.

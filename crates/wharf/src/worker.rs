@@ -24,7 +24,7 @@ use crate::{
     listener::Listener,
     logic::Service,
     metrics::{Leftover, Report, Stats},
-    session::{SessionTable, Shared, Stage, TimerKey},
+    session::{Hold, SessionTable, Shared, Stage, TimerKey},
     timer::{TimerId, Wheel},
 };
 
@@ -234,6 +234,7 @@ impl Worker {
     fn on_received(&mut self, id: SessionId, buffer: &RecvBuffer) {
         let Some(session) = self.sessions.get(id) else { return };
         self.shared.stats.bytes_received += buffer.len() as u64;
+        session.receiving.last = session.receiving.clock(self.shared.now);
         match session.stage {
             Stage::Open => {
                 self.shared.answer_hint_bytes = buffer.len();
@@ -260,31 +261,49 @@ impl Worker {
             return;
         }
         if let Some(reason) = session.take_request() {
-            self.end(id, reason);
-        } else if session.queue.bytes() > session.limits.send_queue_bytes_soft {
-            session.receive_held = true;
+            return self.end(id, reason);
+        }
+        if session.queue.bytes() > session.limits.send_queue_bytes_soft {
+            session.receiving.hold(Hold::SoftMark, self.shared.now);
+        }
+        if session.receiving.holds().any() || !session.receiving.in_flight {
+            self.hold_or_receive(id);
+        }
+    }
+
+    /// Ends the receive that is in flight if it is to be held back, or starts one if it is not.
+    #[cold]
+    fn hold_or_receive(&mut self, id: SessionId) {
+        let session = self.sessions.get(id).expect("an open session");
+        let receiving = &mut session.receiving;
+        if receiving.in_flight && receiving.holds().end_receive() && !receiving.pausing {
+            receiving.pausing = true;
+            self.port.pause(session.socket);
+        } else {
+            self.start_receive(id);
         }
     }
 
     fn on_receive_ended(&mut self, id: SessionId, end: ReceiveEnd) {
         let Some(session) = self.sessions.get(id) else { return };
-        session.receive_in_flight = false;
+        session.receiving.in_flight = false;
+        session.receiving.pausing = false;
         let failed = match end {
             ReceiveEnd::CreditSpent | ReceiveEnd::Paused | ReceiveEnd::Cancelled => None,
             ReceiveEnd::EndOfStream => {
-                session.receive_over = true;
+                session.receiving.over = true;
                 None
             }
             ReceiveEnd::Failed(error) => {
-                session.receive_over = true;
+                session.receiving.over = true;
                 Some(failure_reason(id, &error))
             }
         };
         match (session.stage, failed) {
             (Stage::Joining(_), _) => self.close_if_joined(id),
             (_, Some(reason)) => self.fail(id, reason),
-            (Stage::Open, None) if session.receive_over => self.end(id, CloseReason::PeerClosed),
-            (Stage::Lingering, None) if session.receive_over => self.join(id, Close::Graceful),
+            (Stage::Open, None) if session.receiving.over => self.end(id, CloseReason::PeerClosed),
+            (Stage::Lingering, None) if session.receiving.over => self.join(id, Close::Graceful),
             (Stage::Open | Stage::Flushing | Stage::Lingering, None) => self.start_receive(id),
             (Stage::Connecting, None) => unreachable!("no receive before the connection is there"),
         }
@@ -323,9 +342,10 @@ impl Worker {
             Stage::Open => session.queue.release(),
             Stage::Connecting | Stage::Lingering => {}
         }
-        if session.receive_held && session.queue.bytes() <= session.limits.send_queue_bytes_soft / 2
+        if session.receiving.holds().has(Hold::SoftMark)
+            && session.queue.bytes() <= session.limits.send_queue_bytes_soft / 2
+            && session.release(&mut self.shared, Hold::SoftMark)
         {
-            session.receive_held = false;
             self.start_receive(id);
         }
     }
@@ -334,7 +354,7 @@ impl Worker {
 
     fn start_receive(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
-        let held = session.receive_held && session.stage == Stage::Open;
+        let held = session.receiving.holds().any() && session.stage == Stage::Open;
         let receives = match session.stage {
             Stage::Open => true,
             // Beyond that nothing more is read; the connection stays until its deadline, because
@@ -344,10 +364,10 @@ impl Worker {
             }
             Stage::Connecting | Stage::Joining(_) => false,
         };
-        if session.receive_in_flight || session.receive_over || held || !receives {
+        if session.receiving.in_flight || session.receiving.over || held || !receives {
             return;
         }
-        session.receive_in_flight = true;
+        session.receiving.in_flight = true;
         let credit_bytes = session.limits.receive_credit_bytes;
         self.port
             .submit(Op::Receive { socket: session.socket, credit_bytes }, Name::session_token(id));
@@ -365,6 +385,7 @@ impl Worker {
             let mut gather = self.shared.gathers.pop().unwrap_or_default();
             session.queue.fill(&mut gather);
             session.send_in_flight = true;
+            session.send_started = self.shared.now;
             let op = Op::Send { socket: session.socket, gather };
             self.port.submit(op, Name::session_token(session.id));
         }

@@ -155,6 +155,29 @@ settings! {
             range: 1..=3_600_000,
             reason: "Enough for a slow mobile link; a client that only holds connections open is out after it.",
         }
+        /// How long a frame may take to be whole, counted from its first byte; bytes that trickle do
+        /// not extend it. 0 turns it off.
+        frame_timeout: Duration {
+            default: "15s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "The largest frame fits through a modem line in it; half a frame holds memory.",
+        }
+        /// How long a peer may send nothing before its session is closed. 0 turns it off.
+        idle_read_timeout: Duration {
+            default: "120s",
+            unit: "s",
+            range: 0..=86_400_000,
+            reason: "Two missed signs of life of a client that gives one each minute, as home routers want it anyway.",
+        }
+        /// How long the system may take to accept one send, of at most 64 KiB or one frame, before
+        /// the session is cut off. 0 turns it off.
+        idle_write_timeout: Duration {
+            default: "30s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "A peer that takes nothing for so long holds memory here and in the kernel; the same time as sockets.user_timeout.",
+        }
         /// The most bytes that wait to be sent to one session; beyond it the session is cut off as
         /// a slow consumer.
         send_queue_bytes_max: Bytes {

@@ -63,7 +63,7 @@ impl Worker {
     pub(super) fn end_stream(&mut self, id: SessionId) {
         let session = self.sessions.get(id).expect("ends its stream once");
         self.port.shutdown_write(session.socket);
-        if session.receive_over {
+        if session.receiving.over {
             return self.join(id, Close::Graceful);
         }
         session.stage = Stage::Lingering;
@@ -85,7 +85,7 @@ impl Worker {
         let connecting = session.stage == Stage::Connecting;
         session.stage = Stage::Joining(how);
         session.set_deadline(&mut self.shared, None);
-        if connecting || session.receive_in_flight || session.send_in_flight {
+        if connecting || session.receiving.in_flight || session.send_in_flight {
             self.port.cancel(session.socket);
         }
         if !connecting {
@@ -96,7 +96,7 @@ impl Worker {
     pub(super) fn close_if_joined(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let Stage::Joining(how) = session.stage else { return };
-        if session.receive_in_flight || session.send_in_flight {
+        if session.receiving.in_flight || session.send_in_flight {
             return;
         }
         self.port.close(session.socket, how);

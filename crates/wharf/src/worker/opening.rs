@@ -15,7 +15,7 @@ use crate::{
     handle::Command,
     handler::SessionId,
     listener::{Listener, accept_pause},
-    session::{Session, Stage, TimerKey},
+    session::{Receiving, Session, Stage, TimerKey},
 };
 
 impl Worker {
@@ -87,8 +87,8 @@ impl Worker {
         self.link().set_live(id, true);
         let session = self.sessions.get(id).expect("just inserted");
         session.stage = Stage::Open;
-        let timeout = session.limits.first_frame_timeout;
-        session.set_deadline(&mut self.shared, timeout);
+        session.receiving = Receiving::new(self.shared.now);
+        session.arm(&mut self.shared);
         self.services[usize::from(session.service)].on_open(session, &mut self.shared);
         self.after_call(id);
         self.start_receive(id);

@@ -9,7 +9,7 @@ use crate::{
     connector::Attempt,
     handle::{Command, SessionInfo},
     handler::{CloseReason, SessionId},
-    session::{Session, Stage, TimerKey},
+    session::{Due, Session, Stage, TimerKey},
 };
 
 impl Worker {
@@ -37,8 +37,10 @@ impl Worker {
             return;
         }
         match session.stage {
-            Stage::Open if session.first_frame_seen => {}
-            Stage::Open => self.end(id, CloseReason::FirstFrameTimeout),
+            Stage::Open => match session.due(self.shared.now) {
+                Some(Due::Close(reason)) => self.end(id, reason),
+                None => session.arm(&mut self.shared),
+            },
             Stage::Flushing => self.abort(id),
             Stage::Lingering => self.join(id, Close::Graceful),
             Stage::Connecting => self.join(id, Close::Reset),

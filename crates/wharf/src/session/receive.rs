@@ -1,0 +1,133 @@
+//! Holding a session's receiving back, and the clock that stands still meanwhile.
+//!
+//! The deadlines that a peer has to keep (its first frame, the rest of a frame, a sign of life) are
+//! counted on a clock of the session's own, which stands while the server itself does not receive
+//! from it: nobody is late because we did not listen.
+
+use wharf_port::Time;
+
+/// Why nothing is received from a session. Each comes and goes by itself; receiving goes on when
+/// none is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Hold {
+    /// The send queue is above its soft mark. What the system has under way still comes.
+    SoftMark = 1,
+    /// The handler called [`Context::pause`](crate::Context::pause).
+    Paused = 2,
+}
+
+/// The [`Hold`]s of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holds(u8);
+
+impl Holds {
+    #[inline]
+    pub(crate) fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline]
+    pub(crate) fn has(self, hold: Hold) -> bool {
+        self.0 & hold as u8 != 0
+    }
+
+    /// Whether a receive that is in flight is to end early, too.
+    pub(crate) fn end_receive(self) -> bool {
+        self.0 & !(Hold::SoftMark as u8) != 0
+    }
+}
+
+/// What a session has to know of its receiving.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    pub(crate) in_flight: bool,
+    /// The receive in flight has been asked to end early.
+    pub(crate) pausing: bool,
+    /// The stream has ended or failed: no receive will be submitted again.
+    pub(crate) over: bool,
+    holds: Holds,
+    /// While it runs: the time at which the clock would have shown 0. While it stands: what it shows.
+    clock_ns: u64,
+    /// What the clock showed when bytes arrived last.
+    pub(crate) last: Time,
+}
+
+impl Receiving {
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
+            in_flight: false,
+            pausing: false,
+            over: false,
+            holds: Holds::default(),
+            clock_ns: now.as_nanos(),
+            last: Time::ZERO,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn holds(&self) -> Holds {
+        self.holds
+    }
+
+    /// What the session's clock shows; it began at 0.
+    #[inline]
+    pub(crate) fn clock(&self, now: Time) -> Time {
+        if self.holds.any() {
+            Time::from_nanos(self.clock_ns)
+        } else {
+            Time::from_nanos(now.as_nanos().saturating_sub(self.clock_ns))
+        }
+    }
+
+    /// When the session's clock will show `reading`; `None` while it stands.
+    pub(crate) fn time_of(&self, reading: Time) -> Option<Time> {
+        let started = Time::from_nanos(self.clock_ns);
+        (!self.holds.any()).then(|| started + reading.since(Time::ZERO))
+    }
+
+    pub(crate) fn hold(&mut self, hold: Hold, now: Time) {
+        if !self.holds.any() {
+            self.clock_ns = now.as_nanos().saturating_sub(self.clock_ns);
+        }
+        self.holds.0 |= hold as u8;
+    }
+
+    /// Whether that was the last one: receiving may go on.
+    pub(crate) fn release(&mut self, hold: Hold, now: Time) -> bool {
+        let held = self.holds.any();
+        self.holds.0 &= !(hold as u8);
+        let goes_on = held && !self.holds.any();
+        if goes_on {
+            self.clock_ns = now.as_nanos().saturating_sub(self.clock_ns);
+        }
+        goes_on
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// Two holds that overlap stop it once, from the first to the last.
+    #[test]
+    fn the_clock_stands_while_anything_holds() {
+        let mut receiving = Receiving::new(at(100));
+        assert_eq!(receiving.clock(at(103)), at(3));
+        receiving.hold(Hold::SoftMark, at(105));
+        receiving.hold(Hold::Paused, at(107));
+        receiving.hold(Hold::Paused, at(108));
+        assert_eq!((receiving.clock(at(109)), receiving.time_of(at(9))), (at(5), None));
+        assert!(!receiving.release(Hold::SoftMark, at(110)));
+        assert_eq!(receiving.clock(at(111)), at(5));
+        assert!(receiving.release(Hold::Paused, at(120)));
+        assert!(!receiving.release(Hold::Paused, at(121)), "nothing is left to release");
+        assert_eq!(receiving.clock(at(122)), at(7));
+        assert_eq!(receiving.time_of(at(9)), Some(at(124)));
+    }
+}

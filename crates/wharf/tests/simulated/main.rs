@@ -1,0 +1,4 @@
+//! Whole servers in the simulator, from outside, with virtual time.
+
+mod deadlines;
+mod support;

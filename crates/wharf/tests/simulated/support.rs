@@ -1,0 +1,161 @@
+//! A server in the simulator whose frames say what it is to do, and what its sessions ended with.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use wharf::{
+    CloseReason, Context, Frame, Handler, Limits, Result,
+    framing::{Framing, LengthField},
+    port::Time,
+    testing::{Client, Faults, Simulation},
+};
+
+pub(crate) const ADDRESS: &str = "10.0.0.1:9000";
+pub(crate) const FRAMING: LengthField = LengthField::u16_be();
+
+/// A timer is at most this late.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+pub(crate) fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A body as it goes over the wire.
+pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u16).to_be_bytes()[..], body].concat()
+}
+
+/// Echoes, except for frames like `pause for 30` or `pause in 10 for 30`, in seconds.
+pub(crate) struct Told(Closed);
+
+impl Handler for Told {
+    /// How long to pause when the first timer is due.
+    type Session = Duration;
+
+    fn on_frame(&mut self, cx: &mut Context<'_, Duration>, frame: Frame<'_>) -> Result {
+        let text = String::from_utf8_lossy(frame.body());
+        let words: Vec<_> = text.split(' ').collect();
+        let number = |word: &str| seconds(word.parse().expect("a number"));
+        match words[..] {
+            ["pause", "for", time] => {
+                cx.pause();
+                cx.set_timer(number(time), RESUME);
+            }
+            ["pause", "in", pause, "for", time] => {
+                *cx.data() = number(time);
+                cx.set_timer(number(pause), PAUSE);
+            }
+            _ => cx.send(frame.body())?,
+        }
+        Ok(())
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Duration>, key: u64) -> Result {
+        match key {
+            PAUSE => {
+                let time = *cx.data();
+                cx.pause();
+                cx.set_timer(time, RESUME);
+            }
+            _ => cx.resume(),
+        }
+        Ok(())
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, Duration>, reason: CloseReason) {
+        self.0.0.lock().unwrap().push((reason, cx.now()));
+    }
+}
+
+const PAUSE: u64 = 1;
+const RESUME: u64 = 2;
+
+/// Why sessions were closed, and when.
+#[derive(Clone, Default)]
+pub(crate) struct Closed(Arc<Mutex<Vec<(CloseReason, Time)>>>);
+
+impl Closed {
+    /// All that were closed, and how long after `start`, rounded down to seconds.
+    pub(crate) fn since(&self, start: Time) -> Vec<(CloseReason, Duration)> {
+        let all = self.0.lock().unwrap();
+        all.iter().map(|(reason, at)| (*reason, seconds(at.since(start).as_secs()))).collect()
+    }
+
+    /// Lets time pass until the client's session, the next to be closed, is closed: not before
+    /// `start + limit`, and at most a tick after that. Why it was.
+    pub(crate) fn when_closed<F: Framing>(
+        &self,
+        sim: &mut Simulation,
+        client: &Client<F>,
+        start: Time,
+        limit: Duration,
+    ) -> CloseReason {
+        let before = self.0.lock().unwrap().len();
+        let left = (start + limit).since(sim.now());
+        sim.run_for(left + 2 * TICK);
+        let all = self.0.lock().unwrap();
+        let (reason, at) = *all.get(before).expect("it is closed within its time");
+        let took = at.since(start);
+        // The time on the network, which is less than a tick, comes first.
+        assert!(limit <= took + TICK && took <= limit + 2 * TICK, "{reason} after {took:?}");
+        drop(all);
+        client.set_reading(true);
+        sim.run_for(seconds(3));
+        assert!(client.is_closed());
+        reason
+    }
+}
+
+pub(crate) struct Server {
+    pub(crate) sim: Simulation,
+    pub(crate) closed: Closed,
+}
+
+pub(crate) fn server(limits: Limits) -> Server {
+    server_of(FRAMING, limits, 7)
+}
+
+pub(crate) fn server_of<F: Framing + Clone + Sync>(
+    framing: F,
+    limits: Limits,
+    seed: u64,
+) -> Server {
+    let closed = Closed::default();
+    let told = closed.clone();
+    let builder = wharf::Server::builder().workers(2).limits(limits);
+    let builder = builder.listen(ADDRESS, framing, move || Told(told.clone()));
+    Server { sim: builder.simulate(seed, Faults::none()).unwrap(), closed }
+}
+
+/// A session that must not notice anything of what happens to others.
+pub(crate) struct Bystander {
+    client: Client<LengthField>,
+    sent: usize,
+}
+
+impl Bystander {
+    pub(crate) fn new(sim: &mut Simulation) -> Self {
+        let mut bystander = Self { client: sim.connect(ADDRESS, FRAMING), sent: 0 };
+        bystander.wait(sim, Duration::ZERO);
+        bystander
+    }
+
+    /// Lets time pass, and gets an answer at least every ten seconds.
+    pub(crate) fn wait(&mut self, sim: &mut Simulation, time: Duration) {
+        let until = sim.now() + time;
+        loop {
+            self.client.send(b"a question");
+            self.sent += 1;
+            sim.run();
+            assert_eq!(self.client.received().len(), self.sent, "an answer to each");
+            assert!(!self.client.is_closed());
+            let left = until.since(sim.now());
+            if left.is_zero() {
+                return;
+            }
+            sim.run_for(left.min(seconds(10)));
+        }
+    }
+}
