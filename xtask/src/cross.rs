@@ -81,9 +81,15 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     pub(crate) fn open(cache: &Path) -> Result<Toolchain> {
         let unpacked = cache.join("debian-rust");
-        if !unpacked.join("usr/bin/cargo").exists() {
-            unpack(cache, &unpacked, &PACKAGES)?;
+        // What lies there may be of an earlier time, and too old by now.
+        if let Ok(toolchain) = Toolchain::at(&unpacked, cache) {
+            return Ok(toolchain);
         }
+        unpack(cache, &unpacked, &PACKAGES)?;
+        Toolchain::at(&unpacked, cache)
+    }
+
+    fn at(unpacked: &Path, cache: &Path) -> Result<Toolchain> {
         let toolchain = Toolchain { usr: unpacked.join("usr") };
         let version = toolchain.command("rustc", cache).arg("--version").output()?;
         let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
@@ -119,17 +125,25 @@ impl Toolchain {
 /// Unpacks Debian packages, and what they need and this machine lacks, into a folder of their own,
 /// with a list of the packages' files in it.
 pub(crate) fn unpack(cache: &Path, unpacked: &Path, packages: &[&str]) -> Result<()> {
-    let simulate = Cmd::line(cache, "apt-get install --simulate --reinstall")
-        .arg("--no-install-recommends")
-        .args(packages.iter().copied());
-    let plan = match simulate.output() {
-        Ok(plan) => plan,
-        Err(_) => {
-            // A fresh image has no package lists yet.
-            Cmd::line(cache, "apt-get update -qq").run()?;
-            simulate.output().context("this step needs Debian 12's packages")?
-        }
+    // With lists of its own: those of the machine may be as old as its image, and only root may
+    // renew them.
+    let folder = cache.join("apt");
+    fs::create_dir_all(folder.join("lists/partial"))?;
+    fs::create_dir_all(folder.join("cache/archives/partial"))?;
+    let apt = |dir: &Path, what: &str| {
+        Cmd::line(dir, what)
+            .args([
+                "-o".to_owned(),
+                format!("Dir::State::Lists={}", folder.join("lists").display()),
+            ])
+            .args(["-o".to_owned(), format!("Dir::Cache={}", folder.join("cache").display())])
+            .args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"])
     };
+    apt(cache, "apt-get update -qq").run().context("this step needs Debian 12's packages")?;
+    let plan = apt(cache, "apt-get install --simulate --reinstall --no-install-recommends")
+        .args(packages.iter().copied())
+        .output()
+        .context("this step needs Debian 12's packages")?;
     let planned: Vec<&str> = plan
         .lines()
         .filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next())
@@ -139,7 +153,7 @@ pub(crate) fn unpack(cache: &Path, unpacked: &Path, packages: &[&str]) -> Result
     let files = work.path().join("packages");
     let tree = work.path().join("tree");
     fs::create_dir(&files)?;
-    Cmd::line(&files, "apt-get download -qq -o APT::Sandbox::User=root").args(planned).run()?;
+    apt(&files, "apt-get download -qq").args(planned).run()?;
     let mut names = Vec::new();
     for file in fs::read_dir(&files)? {
         let path = file?.path();
