@@ -316,6 +316,21 @@ impl FrameBuf {
         fits
     }
 
+    /// Appends all of `bytes`. Where they do not fit, what is there moves into a larger block of the
+    /// pool first: at least twice as large, so that no byte is copied often.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        let len = self.len + bytes.len();
+        if len > self.capacity() {
+            let pool = self.block().pool.upgrade().map(BufferPool);
+            // Without its pool it is as large as it must be, and freed when it is dropped.
+            let pool = pool.unwrap_or_else(|| BufferPool::new(false));
+            let mut larger = pool.take(len.max(2 * self.capacity()));
+            larger.append(self);
+            *self = larger;
+        }
+        self.append(bytes);
+    }
+
     /// Throws away the first `bytes` bytes and moves the rest to the front.
     ///
     /// # Panics
@@ -535,6 +550,27 @@ mod tests {
         let mut buf = BufferPool::new(false).take(3);
         buf.append(b"abc");
         assert_eq!(&*buf.freeze(), b"abc");
+    }
+
+    #[test]
+    fn a_buffer_grows_with_what_is_added() {
+        for guarded in [false, true] {
+            let pool = BufferPool::new(guarded);
+            let mut buf = pool.take(200);
+            let mut expected = Vec::new();
+            for (added, capacity) in
+                [(200, 256), (56, 256), (1, 1024), (5000, 16 * 1024), (70_000, 75_257)]
+            {
+                let bytes: Vec<u8> = (0..added).map(|i| ((i * 7) >> 3) as u8).collect();
+                buf.extend_from_slice(&bytes);
+                expected.extend_from_slice(&bytes);
+                assert_eq!((*buf == *expected, buf.capacity()), (true, capacity));
+                assert_eq!(pool.blocks_in_use(), 1, "the smaller block went back");
+            }
+            drop(pool);
+            buf.extend_from_slice(&[9; 100_000]);
+            assert_eq!((buf.len(), buf[75_256], buf[75_257]), (175_257, expected[75_256], 9));
+        }
     }
 
     #[test]

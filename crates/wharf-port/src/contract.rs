@@ -126,6 +126,13 @@ pub trait CompletionPort {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
+/// A token that names the socket itself: no other socket of the port has it, neither now nor later.
+impl From<Socket> for Token {
+    fn from(socket: Socket) -> Self {
+        Self(u64::from(socket.slot) << 32 | u64::from(socket.generation))
+    }
+}
+
 /// A socket bound to a port: slot and generation, never a descriptor, so that a stale one is
 /// noticed instead of naming the next connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -201,13 +201,7 @@ impl Session {
             self.unread = Some(Unread { bytes: buffer, need, since: self.receiving.last });
             return;
         };
-        let total = unread.bytes.len() + bytes.len();
-        if total > unread.bytes.capacity() {
-            let mut larger = pool.take(total.max(unread.bytes.capacity() * 2));
-            larger.append(&unread.bytes);
-            unread.bytes = larger;
-        }
-        unread.bytes.append(bytes);
+        unread.bytes.extend_from_slice(bytes);
         unread.need = need;
     }
 
