@@ -8,9 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::process::Cmd;
 
 /// Optimised, or most of the time would be the compiler's missing work.
-const SIMULATIONS: [&str; 2] = [
+const SIMULATIONS: [&str; 3] = [
     "cargo test --locked --release -q -p wharf --lib sim_tests",
     "cargo test --locked --release -q -p wharf --test testing",
+    "cargo test --locked --release -q -p wharf --test logic",
 ];
 
 /// In one go of the tests, between which progress is shown.

@@ -109,6 +109,43 @@ impl<T> Post<T> {
     }
 }
 
+impl<T> Post<T> {
+    /// Puts all of `values` into the queue, in order, with one lock and one wake-up, also beyond the
+    /// capacity: for a sender that asked [`has_room`](Self::has_room) before it collected them, or
+    /// that has a bound of its own. False if the receiving end is gone; `values` stays as it was then.
+    pub fn post_all(&self, values: &mut Vec<T>) -> bool {
+        if values.is_empty() {
+            return true;
+        }
+        {
+            let mut queue = self.0.lock();
+            if !queue.open {
+                return false;
+            }
+            if queue.values.is_empty() {
+                mem::swap(&mut queue.values, values);
+            } else {
+                queue.values.append(values);
+            }
+            self.0.waiting.store(queue.values.len(), Ordering::Release);
+        }
+        self.0.waker.wake();
+        true
+    }
+
+    /// Whether `values` more would fit at present.
+    #[must_use]
+    pub fn has_room(&self, values: usize) -> bool {
+        self.0.waiting.load(Ordering::Relaxed).saturating_add(values) <= self.0.capacity
+    }
+
+    /// Whether both lead to the same inbox.
+    #[must_use]
+    pub fn same(&self, other: &Post<T>) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl<T> Clone for Post<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
@@ -195,6 +232,25 @@ mod tests {
     }
 
     #[test]
+    fn many_values_are_posted_at_once_behind_those_that_wait() {
+        let (post, mut inbox) = inbox(waker(), 2);
+        assert!(post.has_room(2) && !post.has_room(3));
+        post.post(1).unwrap();
+        assert!(post.has_room(1) && !post.has_room(2));
+        let mut several = vec![2, 3];
+        assert!(post.post_all(&mut several) && several.is_empty(), "beyond the capacity");
+        assert_eq!(post.post(4), Err(PostError::Full(4)));
+        let mut values = Vec::new();
+        inbox.drain(&mut values);
+        assert_eq!(values, [1, 2, 3]);
+        assert!(post.post_all(&mut values), "the queue was empty");
+        inbox.close(&mut several);
+        assert_eq!(several, [1, 2, 3]);
+        assert!(!post.post_all(&mut several));
+        assert_eq!(several, [1, 2, 3], "nobody takes them");
+    }
+
+    #[test]
     fn closing_takes_what_waits_and_refuses_the_rest() {
         let (post, mut inbox) = inbox(waker(), 2);
         post.post(1).unwrap();
@@ -251,6 +307,28 @@ mod loom_tests {
             values.sort_unstable();
             assert_eq!(values, [1, 2]);
             posters.into_iter().for_each(|poster| poster.join().unwrap());
+        });
+    }
+
+    /// One poster hands over two values at once while the receiver sleeps or is about to.
+    #[test]
+    fn loom_a_batch_wakes_and_keeps_its_order() {
+        loom::model(|| {
+            let flag = WakeFlag::new();
+            let sleep = Arc::new(Notify::new());
+            let waker = Waker::new(flag.clone(), Kick::Loom(Arc::clone(&sleep)));
+            let (post, mut inbox) = inbox(waker, 1);
+            let poster = thread::spawn(move || assert!(post.post_all(&mut vec![1, 2])));
+            let mut values = Vec::new();
+            while values.len() < 2 {
+                if flag.prepare_sleep() {
+                    sleep.wait();
+                }
+                flag.wake_up();
+                inbox.drain(&mut values);
+            }
+            assert_eq!(values, [1, 2]);
+            poster.join().unwrap();
         });
     }
 

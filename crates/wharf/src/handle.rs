@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -17,6 +17,7 @@ use wharf_port::{EngineInfo, Post, PostError, Time, UnboundSocket};
 use crate::{
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
+    logic::{Event, Pool, Posted, Way},
     metrics::{Report, Stats},
 };
 
@@ -34,19 +35,19 @@ pub(crate) struct Links {
     pub(crate) local_addrs: Vec<SocketAddr>,
     pub(crate) connectors: Vec<String>,
     pub(crate) max_sessions: usize,
+    pub(crate) pool: Arc<Pool>,
+    /// Workers that have not ended.
+    pub(crate) running: AtomicUsize,
     pub(crate) ended: Mutex<Ended>,
 }
 
 /// The way to one worker, and what it shows without being asked.
 pub(crate) struct WorkerLink {
-    pub(crate) post: Post<Command>,
+    pub(crate) post: Way,
     /// By slot: the generation of the session that takes sends, plus one; 0 if there is none.
     live: Box<[AtomicU32]>,
     /// Sessions that are open or closing.
     pub(crate) sessions: AtomicUsize,
-    /// Within how many nanoseconds it is asked to drain; `NOT_ASKED` if it is not. Beside the inbox,
-    /// because the inbox may be full.
-    drain_within_ns: AtomicU64,
 }
 
 /// Whether the worker threads have been joined.
@@ -66,6 +67,12 @@ pub(crate) enum Command {
         id: SessionId,
         reason: CloseReason,
     },
+    /// Run this on the session's thread.
+    Event {
+        id: SessionId,
+        event: Event,
+    },
+    Job(Posted),
     Adopt {
         service: u16,
         socket: UnboundSocket,
@@ -103,31 +110,16 @@ pub struct SessionInfo {
 }
 
 impl WorkerLink {
-    pub(crate) fn new(post: Post<Command>, max_sessions: usize) -> Self {
+    /// The link to worker number `index`.
+    pub(crate) fn new(post: Post<Command>, index: usize, max_sessions: usize) -> Self {
+        let post = Way::new(post, index);
         let live = (0..max_sessions).map(|_| AtomicU32::new(0)).collect();
-        let drain_within_ns = AtomicU64::new(NOT_ASKED);
-        Self { post, live, sessions: AtomicUsize::new(0), drain_within_ns }
+        Self { post, live, sessions: AtomicUsize::new(0) }
     }
 
     /// How many sessions the worker may have.
     pub(crate) fn slots(&self) -> usize {
         self.live.len()
-    }
-
-    fn ask_to_drain(&self, within: Duration) {
-        let nanos = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX).min(NOT_ASKED - 1);
-        self.drain_within_ns.fetch_min(nanos, Ordering::Release);
-        // Only to wake it: a worker whose inbox is full looks at the link when it empties that, and
-        // one that is gone has drained.
-        let _ = self.post.post(Command::Drain);
-    }
-
-    /// Within which time the worker is to drain, if that was asked of it since the last call.
-    pub(crate) fn take_drain(&self) -> Option<Duration> {
-        match self.drain_within_ns.swap(NOT_ASKED, Ordering::Acquire) {
-            NOT_ASKED => None,
-            nanos => Some(Duration::from_nanos(nanos)),
-        }
     }
 
     pub(crate) fn set_live(&self, id: SessionId, live: bool) {
@@ -174,7 +166,7 @@ impl Handle {
         self.to_session(id, || Command::Close { id, reason: CloseReason::Requested })
     }
 
-    fn to_session(
+    pub(crate) fn to_session(
         &self,
         id: SessionId,
         command: impl FnOnce() -> Command,
@@ -209,7 +201,7 @@ impl Handle {
         if !self.0.take_place(worker) {
             return Err(SendError::WouldExceed.into());
         }
-        worker.post.post(command).map_err(|error| {
+        worker.post.post_now(command).map_err(|error| {
             worker.sessions.fetch_sub(1, Ordering::Relaxed);
             refusal(error).into()
         })
@@ -277,12 +269,12 @@ impl Handle {
         workers: &[WorkerLink],
         command: impl Fn(mpsc::Sender<T>) -> Command,
     ) -> Result<Vec<T>> {
-        if on_worker() {
+        if ON_THREAD.get() == ThreadKind::Worker {
             return Err(Error::OnWorker);
         }
         let (answer, answers) = mpsc::channel();
         for worker in workers {
-            match worker.post.post(command(answer.clone())) {
+            match worker.post.post_now(command(answer.clone())) {
                 Err(PostError::Full(_)) => return Err(SendError::WouldExceed.into()),
                 // A worker that is gone drops the command, and with it the answer's sender.
                 Ok(()) | Err(PostError::Closed(_)) => {}
@@ -297,16 +289,16 @@ impl Handle {
     /// [`join`](Self::join) waits. Calling it again can only bring the deadline nearer.
     pub fn drain(&self, deadline: Duration) {
         for worker in &self.0.workers {
-            worker.ask_to_drain(deadline);
+            worker.post.ask_to_drain(deadline);
         }
     }
 
     /// Waits until the server has ended, after [`drain`](Self::drain) for example.
     ///
     /// # Errors
-    /// [`Error::OnWorker`] on a worker's thread.
+    /// [`Error::OnWorker`] on a worker's thread, and in offloaded work.
     pub fn join(&self) -> Result<Report> {
-        if on_worker() {
+        if ON_THREAD.get() != ThreadKind::Other {
             return Err(Error::OnWorker);
         }
         Ok(self.join_workers())
@@ -318,7 +310,8 @@ impl Handle {
         match &mut *ended {
             Ended::Joined(report) => **report,
             Ended::Running(threads) => {
-                let report = join_all(std::mem::take(threads));
+                let mut report = join_all(std::mem::take(threads));
+                report.leftover.offloads = self.0.pool.outstanding();
                 *ended = Ended::Joined(Box::new(report));
                 report
             }
@@ -344,7 +337,34 @@ pub(crate) fn join_all(threads: Vec<JoinHandle<Report>>) -> Report {
     report
 }
 
+impl Command {
+    /// Drops it where nobody takes it; what it holds may be the user's, and panic.
+    pub(crate) fn drop_guarded(self) {
+        match self {
+            Command::Event { event, .. } => event.drop_guarded(),
+            Command::Job(posted) => posted.drop_guarded(),
+            other => drop(other),
+        }
+    }
+}
+
 impl Links {
+    /// A worker has ended. With the last one, blocking work has nobody left to be done for.
+    pub(crate) fn worker_ended(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.pool.close();
+        }
+    }
+
+    /// A thread that is joined with the workers.
+    pub(crate) fn add_thread(&self, thread: JoinHandle<Report>) {
+        if let Ended::Running(threads) =
+            &mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            threads.push(thread);
+        }
+    }
+
     pub(crate) fn sessions(&self) -> usize {
         self.workers.iter().map(|worker| worker.sessions.load(Ordering::SeqCst)).sum()
     }
@@ -377,24 +397,26 @@ fn refusal<T>(error: PostError<T>) -> SendError {
     }
 }
 
-const NOT_ASKED: u64 = u64::MAX;
-
 thread_local! {
-    static ON_WORKER: Cell<bool> = const { Cell::new(false) };
+    static ON_THREAD: Cell<ThreadKind> = const { Cell::new(ThreadKind::Other) };
 }
 
-/// Says that the calling thread is a worker's.
-pub(crate) fn enter_worker() {
-    ON_WORKER.set(true);
+/// What a thread may wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ThreadKind {
+    /// Anything.
+    Other,
+    /// Runs blocking work: may wait for workers, but not for the server's end, which waits for it.
+    Pool,
+    /// Turns workers: may wait for none of them.
+    Worker,
 }
 
-/// Says that the calling thread is one no more.
-pub(crate) fn leave_worker() {
-    ON_WORKER.set(false);
-}
-
-fn on_worker() -> bool {
-    ON_WORKER.get()
+impl ThreadKind {
+    /// Says what the calling thread is.
+    pub(crate) fn enter(self) {
+        ON_THREAD.set(self);
+    }
 }
 
 #[cfg(test)]
@@ -406,7 +428,7 @@ mod tests {
     fn the_last_id_of_a_slot_dies_too() {
         let net = wharf_port::sim::SimNet::new(1, wharf_port::sim::Faults::none());
         let port = net.open(&wharf_port::Config::default());
-        let link = WorkerLink::new(wharf_port::inbox(port.waker(), 1).0, 1);
+        let link = WorkerLink::new(wharf_port::inbox(port.waker(), 1).0, 0, 1);
         for generation in [0, 7, SessionId::GENERATION_MAX] {
             let id = SessionId::new(0, 0, generation);
             assert!(!link.is_live(id));

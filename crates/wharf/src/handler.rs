@@ -155,6 +155,31 @@ impl<S> Context<'_, S> {
         self.session.enqueue(self.shared, self.framing, packet)
     }
 
+    /// Keeps further frames of this session back, beginning with the next one, and receives nothing
+    /// meanwhile: to wait for the result of [`offload`](Self::offload) or of a job, for example. What
+    /// has arrived already is kept, at most what one receive may bring. Timers, calls and results
+    /// still come. A peer that ends its stream is noticed when all its frames have been handled.
+    pub fn hold(&mut self) {
+        if self.session.is_open() {
+            self.session.receiving.hold(Hold::Frames, self.shared.now);
+        }
+    }
+
+    /// Ends a [`hold`](Self::hold): the frames that were kept back come after this call, in order.
+    pub fn release(&mut self) {
+        self.session.release(self.shared, Hold::Frames);
+    }
+
+    /// Whether the session takes sends: not after its end was asked for.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.session.is_open()
+    }
+
+    pub(crate) fn request(&mut self, reason: CloseReason) {
+        self.session.request(reason);
+    }
+
     /// Closes the session after this call: what is queued is sent first.
     pub fn close(&mut self) {
         self.session.request(CloseReason::Handler);

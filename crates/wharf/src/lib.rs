@@ -72,6 +72,7 @@ pub use crate::{
     handle::{Handle, SessionInfo},
     handler::{CloseReason, Context, Handler, SessionId},
     limits::Limits,
+    logic::Job,
     metrics::{Leftover, Report, Stats},
     packet::Packet,
     router::Router,

@@ -5,6 +5,11 @@
 //! are known types. Frames are borrowed from the receive buffer; only a frame that is split over two
 //! buffers is copied, into the session's `unread`.
 
+mod event;
+mod jobs;
+mod outbox;
+mod pool;
+
 use std::{
     any::Any,
     io, mem,
@@ -13,6 +18,14 @@ use std::{
     time::Duration,
 };
 
+use self::event::Call;
+pub use self::jobs::Job;
+pub(crate) use self::{
+    event::Event,
+    jobs::{Jobs, Posted},
+    outbox::{Outbox, Way, forget_turn},
+    pool::Pool,
+};
 use crate::{
     error::{Error, Result, SendError},
     framing::{Decoded, Frame, Framing, FramingError, Need, Packet},
@@ -26,6 +39,7 @@ pub(crate) trait Service {
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]);
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64);
+    fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event);
     fn on_close(&mut self, session: &mut Session, shared: &mut Shared, reason: CloseReason);
     fn on_connect_failed(
         &mut self,
@@ -97,9 +111,13 @@ impl<F: Framing, H: Handler> Logic<F, H> {
 
     /// Hands every whole frame to the handler, in order, and keeps the start of the next one.
     fn frames(&mut self, session: &mut Session, shared: &mut Shared, input: &[u8]) -> Result {
+        if session.is_held() {
+            session.keep_back(&shared.pool, input);
+            return Ok(());
+        }
         let mut input = self.finish_unread(session, shared, input)?;
         let frame_max = self.framing.encoded_len(session.limits.frame_bytes_max);
-        while session.is_open() && !input.is_empty() {
+        while session.is_open() && !session.is_held() && !input.is_empty() {
             let window = &input[..input.len().min(frame_max)];
             match self.framing.decode(window, 0) {
                 Ok(Decoded::Frame { len, body, id }) => {
@@ -114,6 +132,9 @@ impl<F: Framing, H: Handler> Logic<F, H> {
                 }
                 Err(error) => broken(session, error),
             }
+        }
+        if session.is_held() {
+            session.keep_back(&shared.pool, input);
         }
         Ok(())
     }
@@ -248,6 +269,27 @@ impl<F: Framing, H: Handler> Service for Logic<F, H> {
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64) {
         self.call(session, shared, |logic, session, shared| {
             logic.with_context(session, shared, |handler, cx| handler.on_timer(cx, key))
+        });
+    }
+
+    fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event) {
+        let call = match event {
+            Event::Call(call) => Call::<H::Session>::of(call),
+            Event::WorkPanicked => {
+                shared.stats.offload_panics += 1;
+                if session.is_held() {
+                    session.request(CloseReason::HandlerPanic);
+                }
+                return;
+            }
+        };
+        let Some(call) = call else {
+            tracing::error!(session = %session.id, "a call for sessions of another type");
+            shared.stats.events_dropped += 1;
+            return;
+        };
+        self.call(session, shared, |logic, session, shared| {
+            logic.with_context(session, shared, |_, cx| call(cx))
         });
     }
 

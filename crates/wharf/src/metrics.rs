@@ -31,6 +31,15 @@ pub struct Stats {
     pub bytes_lost: u64,
     /// Frames from other threads for sessions that were over.
     pub sends_too_late: u64,
+    /// Jobs run.
+    pub jobs: u64,
+    /// Jobs that panicked.
+    pub job_panics: u64,
+    /// Calls and results of offloaded work that came for sessions which were over, and calls for
+    /// sessions of another type: dropped.
+    pub events_dropped: u64,
+    /// Offloaded work that panicked, of sessions that were not over by then.
+    pub offload_panics: u64,
     /// System calls made by the ports.
     pub system_calls: u64,
     /// Times that a receive had to wait for a buffer.
@@ -61,6 +70,10 @@ impl Stats {
         self.sends += other.sends;
         self.bytes_lost += other.bytes_lost;
         self.sends_too_late += other.sends_too_late;
+        self.jobs += other.jobs;
+        self.job_panics += other.job_panics;
+        self.events_dropped += other.events_dropped;
+        self.offload_panics += other.offload_panics;
         self.system_calls += other.system_calls;
         self.buffer_shortages += other.buffer_shortages;
         for (mine, theirs) in self.closed.iter_mut().zip(other.closed) {
@@ -84,6 +97,8 @@ pub struct Leftover {
     pub sessions: usize,
     /// Timers still set.
     pub timers: usize,
+    /// Offloaded work that still waits or runs, or whose result nobody has consumed.
+    pub offloads: usize,
 }
 
 impl Leftover {
@@ -100,6 +115,7 @@ impl Leftover {
         self.sockets += other.sockets;
         self.sessions += other.sessions;
         self.timers += other.timers;
+        self.offloads += other.offloads;
     }
 }
 

@@ -221,7 +221,7 @@ impl<H, S> Table<H, S> {
         match self.unknown {
             Action::Ignore => Ok(()),
             Action::Close => {
-                cx.session.request(CloseReason::Protocol);
+                cx.request(CloseReason::Protocol);
                 Ok(())
             }
             Action::Answer(answer) => answer(state, cx, frame),
@@ -241,7 +241,7 @@ fn malformed<H, S>(
     match action {
         Action::Ignore => Ok(()),
         Action::Close => {
-            cx.session.request(CloseReason::Protocol);
+            cx.request(CloseReason::Protocol);
             Ok(())
         }
         Action::Answer(answer) => answer(state, cx, frame, error),

@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     process,
     rc::Rc,
-    sync::{Arc, Mutex, OnceLock, mpsc},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize, mpsc},
     thread,
     time::Duration,
 };
@@ -22,10 +22,10 @@ use crate::{
     connector::{Connector, ConnectorOptions},
     error::{Error, Result},
     framing::Framing,
-    handle::{Command, Ended, Handle, Links, WorkerLink, enter_worker, join_all},
+    handle::{Command, Ended, Handle, Links, ThreadKind, WorkerLink, join_all},
     handler::{Handler, SessionId},
     limits::Limits,
-    logic::{Logic, Service},
+    logic::{Logic, Pool, Service},
     metrics::Report,
     timer::{TICK_NS, TICK_NS_MIN},
     worker::{ListenerParts, Worker, WorkerParts},
@@ -48,6 +48,8 @@ impl Server {
             drain_timeout: Duration::from_secs(10),
             share_listeners: true,
             timer_tick: Duration::from_nanos(TICK_NS),
+            offload_threads: 2,
+            offload_queue: 64,
             seed: None,
             failure: None,
         }
@@ -68,6 +70,8 @@ pub struct Builder {
     drain_timeout: Duration,
     share_listeners: bool,
     timer_tick: Duration,
+    offload_threads: usize,
+    offload_queue: usize,
     seed: Option<u64>,
     failure: Option<Error>,
 }
@@ -207,6 +211,21 @@ impl Builder {
         self
     }
 
+    /// How many threads run what [`Context::offload`](crate::Context::offload) is given (2, at most
+    /// 256): as many pieces of blocking work are done at one time.
+    pub fn offload_threads(mut self, threads: usize) -> Self {
+        self.offload_threads = threads;
+        self
+    }
+
+    /// How many pieces of blocking work may wait beside those that run (64), those counted in whose
+    /// result has not reached its session. [`Context::offload`](crate::Context::offload) refuses
+    /// more: who asks for more than can be done is told so while it still matters.
+    pub fn offload_queue(mut self, works: usize) -> Self {
+        self.offload_queue = works;
+        self
+    }
+
     /// What everything random is derived from; drawn by chance unless set.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -256,19 +275,25 @@ impl Builder {
                 return Err(error);
             }
         };
+        let offload_threads = self.offload_threads;
         let handle = self.into_handle(links, threads);
         for start in starts {
             // A worker waits for this; it cannot be gone.
             let _ = start.send(handle.clone());
         }
-        for result in opened.iter().take(workers) {
-            if let Opened::Listening(Err(error)) = result {
+        let listening = opened.iter().take(workers).find_map(|opened| match opened {
+            Opened::Listening(result) => result.err(),
+            Opened::Port(_) => None,
+        });
+        let started = listening.map_or_else(|| spawn_pool(&handle, offload_threads), Err);
+        match started {
+            Ok(()) => Ok(handle),
+            Err(error) => {
                 handle.drain(Duration::ZERO);
                 handle.join_workers();
-                return Err(error);
+                Err(error)
             }
         }
-        Ok(handle)
     }
 
     /// The server's workers on a simulated network, for somebody else to turn.
@@ -280,10 +305,10 @@ impl Builder {
         let listening = self.bind(workers, |address, count| net.listen_shared(address, count))?;
         let plans = self.plans(listening, seed);
         let (mut ports, mut links) = (Vec::new(), Vec::new());
-        for _ in 0..workers {
+        for index in 0..workers {
             let port = net.open(&self.port);
             let (post, inbox) = inbox(port.waker(), COMMANDS_WAITING_MAX);
-            links.push((port.engine().clone(), WorkerLink::new(post, self.max_sessions)));
+            links.push((port.engine().clone(), WorkerLink::new(post, index, self.max_sessions)));
             ports.push((port, inbox));
         }
         let handle = self.into_handle(links, Vec::new());
@@ -321,6 +346,7 @@ impl Builder {
         links: Vec<(EngineInfo, WorkerLink)>,
         threads: Vec<thread::JoinHandle<Report>>,
     ) -> Handle {
+        let running = AtomicUsize::new(links.len());
         let (engines, workers) = links.into_iter().unzip();
         Handle(Arc::new(Links {
             workers,
@@ -328,6 +354,8 @@ impl Builder {
             local_addrs: self.listens.iter().map(|listen| listen.address).collect(),
             connectors: self.connects.into_iter().map(|connect| connect.name).collect(),
             max_sessions: self.max_sessions,
+            pool: Pool::new(self.offload_threads + self.offload_queue),
+            running,
             ended: Mutex::new(Ended::Running(threads)),
         }))
     }
@@ -362,6 +390,9 @@ impl Builder {
         }
         if !(u128::from(TICK_NS_MIN)..=TICK_NS_MAX).contains(&self.timer_tick.as_nanos()) {
             return refuse("timer_tick must be between 10 us and 1 s".to_owned());
+        }
+        if !(1..=256).contains(&self.offload_threads) {
+            return refuse("offload_threads must be between 1 and 256".to_owned());
         }
         match self.workers.unwrap_or_else(processors) {
             workers @ 1..=256 => Ok(workers),
@@ -445,7 +476,7 @@ enum Opened {
 impl Plan {
     /// The life of a worker's thread.
     fn run(self, ready: &mpsc::Sender<Opened>, started: &mpsc::Receiver<Handle>) -> Report {
-        enter_worker();
+        ThreadKind::Worker.enter();
         let opened = self.open_port();
         let (port, inbox) = match opened {
             Ok((port, post, inbox)) => {
@@ -459,10 +490,12 @@ impl Plan {
         };
         // No handle comes if another worker could not start.
         let Ok(handle) = started.recv() else { return Report::default() };
+        let links = Arc::clone(&handle.0);
         let (mut worker, listening) = self.make_worker(port, inbox, handle);
         let failed = listening.is_err();
         let _ = ready.send(Opened::Listening(listening));
         if failed {
+            links.worker_ended();
             return Report::default();
         }
         while !worker.is_finished() {
@@ -474,7 +507,9 @@ impl Plan {
                 }
             }
         }
-        worker.report()
+        let report = worker.report();
+        links.worker_ended();
+        report
     }
 
     #[expect(clippy::type_complexity, reason = "two ends of one inbox beside the port")]
@@ -529,8 +564,27 @@ fn gather_workers(
         }
     }
     found.sort_by_key(|(index, ..)| *index);
-    let link = |(_, engine, post)| (engine, WorkerLink::new(post, max_sessions));
+    let link =
+        |(index, engine, post)| (engine, WorkerLink::new(post, usize::from(index), max_sessions));
     Ok(found.into_iter().map(link).collect())
+}
+
+/// Starts the threads that run offloaded work; they end with the last worker.
+fn spawn_pool(handle: &Handle, threads: usize) -> Result<()> {
+    for index in 0..threads {
+        let pool = Arc::clone(&handle.0.pool);
+        let run = move || {
+            ThreadKind::Pool.enter();
+            while pool.wait() {
+                pool.turn();
+            }
+            Report::default()
+        };
+        let thread = spawn(format!("wharf-pool-{index}"), run)
+            .map_err(Error::io("cannot start a thread"))?;
+        handle.0.add_thread(thread);
+    }
+    Ok(())
 }
 
 /// Whether a listening socket serves more workers than its own.

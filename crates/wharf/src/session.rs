@@ -42,6 +42,8 @@ pub(crate) struct Session {
     pub(crate) unread: Option<Unread>,
     /// When the send that is in flight was started.
     pub(crate) send_started: Time,
+    /// What arrived while frames were held back.
+    pub(crate) kept_back: Option<FrameBuf>,
     /// `None` when no deadline is running.
     deadline: Option<TimerId>,
     /// The handler's timers; the box is made when the first is set.
@@ -128,6 +130,7 @@ impl Session {
             receiving: Receiving::new(now),
             unread: None,
             send_started: Time::ZERO,
+            kept_back: None,
             deadline: None,
             user_timers: None,
             service,
@@ -205,6 +208,28 @@ impl Session {
         unread.need = need;
     }
 
+    /// Keeps bytes whose frames the handler does not want yet: at most what was received before the
+    /// receive ended, as none is submitted while they are held.
+    pub(crate) fn keep_back(&mut self, pool: &BufferPool, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let buffer = self.kept_back.get_or_insert_with(|| pool.take(bytes.len()));
+        let total = buffer.len() + bytes.len();
+        if total > buffer.capacity() {
+            let mut larger = pool.take(total.max(buffer.capacity() * 2));
+            larger.append(buffer);
+            *buffer = larger;
+        }
+        buffer.append(bytes);
+    }
+
+    /// Whether the handler wants no frames for now.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.receiving.holds().has(Hold::Frames)
+    }
+
     pub(crate) fn set_timer(&mut self, shared: &mut Shared, delay: Duration, key: u64) {
         if self.stage != Stage::Open {
             return;
@@ -242,6 +267,7 @@ impl Session {
             shared.timers.cancel(timer);
         }
         self.unread = None;
+        self.kept_back = None;
         self.requested = None;
     }
 }
@@ -331,8 +357,9 @@ mod tests {
     use crate::{
         framing::Decoded,
         handle::{Ended, Links},
+        logic::Pool,
     };
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, atomic::AtomicUsize};
     use wharf_port::{
         Config, SocketOptions,
         sim::{Faults, SimNet},
@@ -381,6 +408,8 @@ mod tests {
             local_addrs: Vec::new(),
             connectors: Vec::new(),
             max_sessions: 1,
+            pool: Pool::new(1),
+            running: AtomicUsize::new(0),
             ended: Mutex::new(Ended::Running(Vec::new())),
         };
         let mut shared = Shared {

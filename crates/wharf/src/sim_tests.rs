@@ -9,7 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use crate::{
     connector::{Connector, next_random},
     framing::{LengthField, Packet, append, frames},
     handle::{Ended, Links, WorkerLink},
-    logic::{Logic, Service},
+    logic::{Logic, Pool, Service},
     testing::for_seeds,
     worker::{ListenerParts, Worker, WorkerParts},
 };
@@ -119,10 +119,10 @@ fn tagged(tag: u8, id: SessionId, number: u32) -> Vec<u8> {
 
 fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>, Handle) {
     let (mut ports, mut links, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..WORKERS {
+    for index in 0..WORKERS {
         let port = net.open(&Config { receive_buffers: 16, ..Config::default() });
         let (post, inbox) = inbox(port.waker(), 64);
-        links.push(WorkerLink::new(post, 100));
+        links.push(WorkerLink::new(post, index, 100));
         ports.push(port);
         inboxes.push(inbox);
     }
@@ -132,6 +132,8 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
         local_addrs: vec![SHARED.into(), HANDED.into()],
         connectors: vec!["ask".to_owned()],
         max_sessions: 100,
+        pool: Pool::new(8),
+        running: AtomicUsize::new(WORKERS),
         ended: Mutex::new(Ended::Running(Vec::new())),
     }));
     let mut shared = net.listen_shared(SHARED.into(), WORKERS).unwrap();

@@ -57,7 +57,8 @@ use crate::{
     connector::next_random,
     error::Result,
     framing::{self, Framing, Packet},
-    handle::{enter_worker, leave_worker},
+    handle::ThreadKind,
+    logic::forget_turn,
     server::Builder,
     worker::Worker,
 };
@@ -74,7 +75,7 @@ impl Builder {
         let net = SimNet::new(seed, faults);
         let (workers, handle) = self.assemble(&net, seed)?;
         // Whoever waits for a worker on this thread would wait for ever.
-        enter_worker();
+        ThreadKind::Worker.enter();
         Ok(Simulation {
             net,
             workers,
@@ -153,15 +154,18 @@ impl Simulation {
         self.panics_expected = true;
     }
 
-    /// Lets one of them do something, whoever the seed says: a worker, a client, or the network.
-    /// Whether anything came of it.
+    /// Lets one of them do something, whoever the seed says: a worker, a client, the network, or the
+    /// pool that runs offloaded work. Whether anything came of it.
     pub fn step(&mut self) -> bool {
         let (workers, clients) = (self.workers.len(), self.clients.len());
-        let pick = next_random(&mut self.random) as usize % (workers + clients + NETWORK_SHARE);
+        let all = workers + clients + 1 + NETWORK_SHARE;
+        let pick = next_random(&mut self.random) as usize % all;
         if pick < workers {
             self.turn(pick)
         } else if pick < workers + clients {
             self.clients[pick - workers].borrow_mut().step(&mut self.random)
+        } else if pick == workers + clients {
+            self.handle.0.pool.turn()
         } else {
             self.net.step()
         }
@@ -173,7 +177,7 @@ impl Simulation {
     /// A handler panicked; or it never comes to rest.
     pub fn run(&mut self) {
         for _ in 0..STEPS_MAX {
-            let tries = 2 * (self.workers.len() + self.clients.len() + NETWORK_SHARE);
+            let tries = 2 * (self.workers.len() + self.clients.len() + 1 + NETWORK_SHARE);
             if (0..tries).any(|_| self.step()) {
                 continue;
             }
@@ -219,12 +223,14 @@ impl Simulation {
             assert!(part.leftover.is_nothing(), "left over: {:?}", part.leftover);
             report.stats.add(&part.stats);
         }
+        self.handle.0.pool.close();
+        assert_eq!(self.handle.0.pool.outstanding(), 0, "offloaded work is left over");
         report
     }
 
     /// One after the other, so that none is left out. Whether anything came of it.
     fn sweep(&mut self) -> bool {
-        let mut moved = self.net.step();
+        let mut moved = self.net.step() | self.handle.0.pool.turn();
         for index in 0..self.workers.len() {
             moved |= self.turn(index);
         }
@@ -260,7 +266,8 @@ impl Simulation {
 
 impl Drop for Simulation {
     fn drop(&mut self) {
-        leave_worker();
+        ThreadKind::Other.enter();
+        forget_turn();
     }
 }
 

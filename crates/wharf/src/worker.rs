@@ -22,7 +22,7 @@ use crate::{
     handler::{CloseReason, SessionId},
     limits::Limits,
     listener::Listener,
-    logic::Service,
+    logic::{Jobs, Outbox, Service},
     metrics::{Leftover, Report, Stats},
     session::{Hold, SessionTable, Shared, Stage, TimerKey},
     timer::{TimerId, Wheel},
@@ -43,6 +43,9 @@ pub(crate) struct Worker {
     waiting: BTreeMap<u64, (Attempt, TimerId)>,
     next_waiting: u64,
     inbox: Inbox<Command>,
+    jobs: Jobs,
+    /// `None` during a turn: then the thread has it.
+    outbox: Option<Outbox>,
     shared: Shared,
     socket_options: SocketOptions,
     random: u64,
@@ -79,6 +82,7 @@ impl Worker {
     pub(crate) fn new(port: Box<dyn CompletionPort>, parts: WorkerParts) -> Self {
         let now = port.now();
         let (services, limits) = parts.services.into_iter().unzip();
+        let outbox = Some(Outbox::new(&parts.handle));
         let slots_max = parts.handle.0.workers[usize::from(parts.index)].slots();
         let shared = Shared {
             now,
@@ -101,6 +105,8 @@ impl Worker {
             waiting: BTreeMap::new(),
             next_waiting: 0,
             inbox: parts.inbox,
+            jobs: Jobs::default(),
+            outbox,
             shared,
             socket_options: parts.socket_options,
             random: parts.seed.wrapping_add(u64::from(parts.index)),
@@ -164,6 +170,7 @@ impl Worker {
     /// One turn: everything that has come up, until nothing is left but to wait.
     pub(crate) fn turn(&mut self, now: Time) {
         self.shared.now = now;
+        self.outbox.take().expect("turns do not nest").enter();
         let mut done = std::mem::take(&mut self.done);
         for completion in done.drain(..) {
             self.route(completion);
@@ -172,6 +179,7 @@ impl Worker {
         self.run_commands();
         self.run_timers();
         self.flush();
+        self.outbox = Some(Outbox::leave());
     }
 
     /// Whether the worker has drained: nothing will ever happen on it again.
@@ -198,6 +206,7 @@ impl Worker {
                 sockets: counts.sockets,
                 sessions: self.sessions.len(),
                 timers: self.shared.timers.len(),
+                offloads: 0,
             },
         }
     }
@@ -284,6 +293,25 @@ impl Worker {
         }
     }
 
+    /// As [`after_call`](Self::after_call), after a call that may have released the session: then the
+    /// frames that were kept back come, and the end of the stream behind them.
+    fn after_event(&mut self, id: SessionId) {
+        self.after_call(id);
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.stage != Stage::Open || session.is_held() {
+            return;
+        }
+        if let Some(bytes) = session.kept_back.take() {
+            let service = &mut self.services[usize::from(session.service)];
+            service.on_received(session, &mut self.shared, &bytes);
+            self.after_call(id);
+        }
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.stage == Stage::Open && session.receiving.over && !session.is_held() {
+            self.end(id, CloseReason::PeerClosed);
+        }
+    }
+
     fn on_receive_ended(&mut self, id: SessionId, end: ReceiveEnd) {
         let Some(session) = self.sessions.get(id) else { return };
         session.receiving.in_flight = false;
@@ -302,6 +330,8 @@ impl Worker {
         match (session.stage, failed) {
             (Stage::Joining(_), _) => self.close_if_joined(id),
             (_, Some(reason)) => self.fail(id, reason),
+            // Frames that are held back come before the end of the stream.
+            (Stage::Open, None) if session.receiving.over && session.is_held() => {}
             (Stage::Open, None) if session.receiving.over => self.end(id, CloseReason::PeerClosed),
             (Stage::Lingering, None) if session.receiving.over => self.join(id, Close::Graceful),
             (Stage::Open | Stage::Flushing | Stage::Lingering, None) => self.start_receive(id),

@@ -15,6 +15,8 @@ pub(crate) enum Hold {
     SoftMark = 1,
     /// The handler called [`Context::pause`](crate::Context::pause).
     Paused = 2,
+    /// The handler called [`Context::hold`](crate::Context::hold): no frames come either.
+    Frames = 4,
 }
 
 /// The [`Hold`]s of a session.

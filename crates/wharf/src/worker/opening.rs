@@ -39,7 +39,7 @@ impl Worker {
         }
         if std::ptr::eq(target, here) {
             self.open(service, socket);
-        } else if target.post.post(Command::Adopt { service, socket }).is_err() {
+        } else if target.post.post_now(Command::Adopt { service, socket }).is_err() {
             target.sessions.fetch_sub(1, Ordering::Relaxed);
             self.shared.stats.refused += 1;
         }

@@ -9,7 +9,8 @@ use crate::{
     connector::Attempt,
     handle::{Command, SessionInfo},
     handler::{CloseReason, SessionId},
-    session::{Due, Session, Stage, TimerKey},
+    logic::Event,
+    session::{Due, Session, Shared, Stage, TimerKey},
 };
 
 impl Worker {
@@ -52,7 +53,7 @@ impl Worker {
         let Some(session) = self.sessions.get(id) else { return };
         if session.timer_fired(&self.shared.timers, key) && session.is_open() {
             self.services[usize::from(session.service)].on_timer(session, &mut self.shared, key);
-            self.after_call(id);
+            self.after_event(id);
         }
     }
 
@@ -73,7 +74,7 @@ impl Worker {
             self.run_command(command);
         }
         self.commands = commands;
-        if asked && let Some(within) = self.link().take_drain() {
+        if asked && let Some(within) = self.link().post.take_drain() {
             self.drain(within);
         }
     }
@@ -93,6 +94,11 @@ impl Worker {
         match command {
             Command::Send { to, packet_id, body } => self.send(to, packet_id, &body),
             Command::Close { id, reason } => self.end(id, reason),
+            Command::Event { id, event } => self.event(id, event),
+            Command::Job(posted) => {
+                let Shared { now, handle, stats, .. } = &mut self.shared;
+                self.jobs.run(posted, *now, handle, stats);
+            }
             Command::Adopt { service, socket } => self.adopt(service, socket),
             Command::Connect { connector, address } if !self.draining => {
                 self.start_connect(Attempt { connector, address, failures: 0 });
@@ -119,6 +125,20 @@ impl Worker {
                 self.after_call(to);
             }
             _ => self.shared.stats.sends_too_late += 1,
+        }
+    }
+
+    pub(super) fn event(&mut self, id: SessionId, event: Event) {
+        match self.sessions.get(id) {
+            Some(session) if session.is_open() => {
+                let service = &mut self.services[usize::from(session.service)];
+                service.on_event(session, &mut self.shared, event);
+                self.after_event(id);
+            }
+            _ => {
+                self.shared.stats.events_dropped += 1;
+                event.drop_guarded();
+            }
         }
     }
 

@@ -227,8 +227,8 @@ fn ids_of_another_server_are_closed_ones() {
     });
 }
 
-/// A worker whose inbox is full refuses orders and questions; a drain still reaches it, also one
-/// from its own callback, which nobody could make room for.
+/// A worker whose inbox is full refuses orders and questions, also its own handlers'; a drain still
+/// reaches it, also one from its own callback, which nobody could make room for.
 #[test]
 fn a_full_inbox_refuses_but_for_a_drain() {
     on_every_engine(|engine| {
@@ -236,12 +236,10 @@ fn a_full_inbox_refuses_but_for_a_drain() {
         let barrier = Arc::clone(&full);
         let script = move |cx: &mut wharf::Context<'_, ()>, on: On<'_>| {
             if let On::Frame(_) = on {
-                let handle = cx.handle().clone();
-                while handle.send(cx.id(), b"").is_ok() {}
-                assert_eq!(handle.send(cx.id(), b""), Err(SendError::WouldExceed));
                 barrier.wait();
                 barrier.wait();
-                handle.drain(NEVER);
+                assert_eq!(cx.handle().send(cx.id(), b""), Err(SendError::WouldExceed));
+                cx.handle().drain(NEVER);
             }
             Ok(())
         };
@@ -252,6 +250,7 @@ fn a_full_inbox_refuses_but_for_a_drain() {
         let id = server.opened();
         client.write(&wire(&FRAMING, &[b"go"]));
         full.wait();
+        while server.handle.send(id, b"").is_ok() {}
         assert_eq!(server.handle.close(id), Err(SendError::WouldExceed));
         assert!(matches!(server.handle.stats(), Err(Error::Send(SendError::WouldExceed))));
         assert!(matches!(server.handle.sessions(), Err(Error::Send(SendError::WouldExceed))));
@@ -263,5 +262,32 @@ fn a_full_inbox_refuses_but_for_a_drain() {
         assert_eq!(server.closed(), (id, CloseReason::Drain));
         let report = server.join().0;
         assert_eq!(report.stats.frames_sent as usize, received.len() / 2);
+    });
+}
+
+/// What a handler sends through a handle is handed over at the end of the turn, and so much of it as
+/// would fit is bounded already before.
+#[test]
+fn a_handler_can_fill_no_inbox_beyond_its_bound() {
+    on_every_engine(|engine| {
+        let script = |cx: &mut wharf::Context<'_, ()>, on: On<'_>| {
+            if let On::Frame(_) = on {
+                let (handle, id) = (cx.handle().clone(), cx.id());
+                let sent = (0..1_000_000).take_while(|_| handle.send(id, b"").is_ok()).count();
+                assert_eq!(handle.send(id, b""), Err(SendError::WouldExceed));
+                assert!((60_000..70_000).contains(&sent), "{sent}");
+                handle.drain(NEVER);
+            }
+            Ok(())
+        };
+        let listen = builder(engine).workers(1).limits(calm());
+        let server =
+            Events::new().with(|events| listen.listen(ANY_PORT, FRAMING, events.script(script)));
+        let mut client = server.connect();
+        client.write(&wire(&FRAMING, &[b"go"]));
+        let received = client.read_to_end().0;
+        assert!((60_000..70_000).contains(&(received.len() / 2)), "{}", received.len());
+        drop(client);
+        server.join();
     });
 }
