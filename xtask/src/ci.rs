@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cross, process::Cmd, readme, seeds, tidy};
+use crate::{cross, fuzz, process::Cmd, readme, seeds, tidy};
 
 struct Step {
     name: &'static str,
@@ -16,7 +16,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     Step { name: "fmt", what: "formatting", run: fmt },
     Step { name: "tidy", what: "rules that no compiler checks", run: tidy::run },
     Step { name: "clippy", what: "lints, warnings are errors", run: clippy },
@@ -25,6 +25,7 @@ const STEPS: [Step; 16] = [
     Step { name: "test-poll", what: "all tests on the poll engine", run: test_poll },
     Step { name: "loom", what: "all interleavings of the cross-thread parts", run: loom },
     Step { name: "seeds", what: "the simulations with 2,000 seeds", run: seeds::short },
+    Step { name: "fuzz", what: "every fuzz target for a few seconds", run: fuzz::short },
     Step { name: "doc", what: "documentation without warnings", run: doc },
     Step { name: "doctest", what: "examples in the documentation", run: doctest },
     Step { name: "package", what: "what would be published builds alone", run: package },

@@ -4,6 +4,7 @@
 
 mod ci;
 mod cross;
+mod fuzz;
 mod markdown;
 mod process;
 mod readme;
@@ -23,6 +24,7 @@ Usage: cargo xtask TASK
   cross-check                                     type-check for Windows, FreeBSD, macOS and wasm32
   tsan                                            tests under the thread sanitizer
   seeds N [--from SEED]                           the simulations with so many seeds
+  fuzz [SECONDS]                                  every fuzz target for so long (60)
   wine                                            lints for Windows, and the tests under Wine
   readme                                          run what README.md tells a reader to run
 ";
@@ -52,6 +54,7 @@ fn run() -> Result<()> {
             ci::run_one(&root, task)
         }
         Some("seeds") => seeds::run(&root, &rest),
+        Some("fuzz") => fuzz::run(&root, &rest),
         Some("wine") if rest.is_empty() => wine::run(&root),
         Some("help" | "--help" | "-h") | None => {
             print!("{USAGE}");
