@@ -178,6 +178,8 @@ fn limits(settings: &Settings) -> Result<Limits> {
         linger_timeout: limits.linger_timeout,
         linger_bytes_max: usize::try_from(limits.linger_bytes_max.0)?,
         receive_credit_bytes: small(settings.port.receive_credit_bytes.0),
+        // Of classes and topics, which no setting is about.
+        ..Limits::default()
     })
 }
 

@@ -383,9 +383,10 @@ impl fmt::Debug for FrameBuf {
 }
 
 /// Pooled bytes that can be shared: cloning copies a reference, not the bytes. Belongs to one
-/// worker (`!Send`).
+/// worker (`!Send`). The default is a frame of no bytes, which holds no block.
+#[derive(Default)]
 pub struct Frame {
-    /// `None` only while it is being dropped.
+    /// `None` while it is being dropped, and in a frame of no bytes.
     block: Option<Rc<PooledBlock>>,
     start: u32,
     len: u32,
@@ -417,7 +418,7 @@ impl Deref for Frame {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        let block = self.block.as_ref().expect("present until dropped");
+        let Some(block) = &self.block else { return &[] };
         &block.memory.as_slice()[self.start as usize..][..self.len as usize]
     }
 }

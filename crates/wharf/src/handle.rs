@@ -19,6 +19,8 @@ use crate::{
     handler::{CloseReason, SessionId},
     logic::{Event, Pool, Posted, Way},
     metrics::{Report, Stats},
+    sending::{Class, Sent},
+    topic::{Subscribed, Topic},
 };
 
 /// Reaches a running server and its sessions from any thread. Cheap to clone.
@@ -46,6 +48,8 @@ pub(crate) struct WorkerLink {
     pub(crate) post: Way,
     /// By slot: the generation of the session that takes sends, plus one; 0 if there is none.
     live: Box<[AtomicU32]>,
+    /// Topics that its sessions have subscribed to, or are about to.
+    pub(crate) topics: Subscribed,
     /// Sessions that are open or closing.
     pub(crate) sessions: AtomicUsize,
 }
@@ -60,8 +64,23 @@ pub(crate) enum Ended {
 pub(crate) enum Command {
     Send {
         to: SessionId,
+        class: Class,
         packet_id: u32,
         body: Box<[u8]>,
+    },
+    Subscribe {
+        id: SessionId,
+        topic: Topic,
+    },
+    Unsubscribe {
+        id: SessionId,
+        topic: Topic,
+    },
+    Publish {
+        topic: Topic,
+        class: Class,
+        packet_id: u32,
+        body: Arc<[u8]>,
     },
     Close {
         id: SessionId,
@@ -114,7 +133,8 @@ impl WorkerLink {
     pub(crate) fn new(post: Post<Command>, index: usize, max_sessions: usize) -> Self {
         let post = Way::new(post, index);
         let live = (0..max_sessions).map(|_| AtomicU32::new(0)).collect();
-        Self { post, live, sessions: AtomicUsize::new(0) }
+        let topics = Subscribed::default();
+        Self { post, live, topics, sessions: AtomicUsize::new(0) }
     }
 
     /// How many sessions the worker may have.
@@ -155,7 +175,86 @@ impl Handle {
         packet_id: u32,
         body: &[u8],
     ) -> std::result::Result<(), SendError> {
-        self.to_session(to, || Command::Send { to, packet_id, body: body.into() })
+        self.send_as(to, Class::Reliable, packet_id, body).map(drop)
+    }
+
+    /// Queues a frame for a session as its class says. [`Sent::Queued`] means that it is on its way to
+    /// the session's worker, which drops it if its class says so.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_as(
+        &self,
+        to: SessionId,
+        class: Class,
+        packet_id: u32,
+        body: &[u8],
+    ) -> std::result::Result<Sent, SendError> {
+        self.to_session(to, || Command::Send { to, class, packet_id, body: body.into() })?;
+        Ok(Sent::Queued)
+    }
+
+    /// Subscribes a session to a topic, as [`Context::subscribe`](crate::Context::subscribe) does: it
+    /// gets what this thread publishes and sends from now on, in that order. At
+    /// [`topics_max`](crate::Limits::topics_max) nothing happens but a line in the log.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn subscribe(&self, id: SessionId, topic: Topic) -> std::result::Result<(), SendError> {
+        // Noted before the worker knows, so that what this thread publishes next is sent there.
+        let worker = self.0.workers.get(usize::from(id.worker())).ok_or(SendError::Closed)?;
+        worker.topics.add(topic);
+        let asked = self.to_session(id, || Command::Subscribe { id, topic });
+        if asked.is_err() {
+            worker.topics.remove(topic);
+        }
+        asked
+    }
+
+    /// Ends a session's subscription to a topic, if there is one.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn unsubscribe(&self, id: SessionId, topic: Topic) -> std::result::Result<(), SendError> {
+        self.to_session(id, || Command::Unsubscribe { id, topic })
+    }
+
+    /// Sends a frame to every subscriber of a topic, as
+    /// [`Context::publish`](crate::Context::publish) does: once to each worker that has any.
+    ///
+    /// # Errors
+    /// [`SendError::WouldExceed`] if the inbox of a worker is full: its subscribers get nothing.
+    /// [`SendError::Closed`] if the server has ended.
+    pub fn publish(
+        &self,
+        topic: Topic,
+        class: Class,
+        packet_id: u32,
+        body: &[u8],
+    ) -> std::result::Result<(), SendError> {
+        self.publish_but_on(None, topic, class, packet_id, body)
+    }
+
+    /// As [`publish`](Self::publish), for subscribers on other workers than `here`.
+    pub(crate) fn publish_but_on(
+        &self,
+        here: Option<usize>,
+        topic: Topic,
+        class: Class,
+        packet_id: u32,
+        body: &[u8],
+    ) -> std::result::Result<(), SendError> {
+        let mut answer = Ok(());
+        let mut shared: Option<Arc<[u8]>> = None;
+        for (index, worker) in self.0.workers.iter().enumerate() {
+            if Some(index) == here || !worker.topics.may_have(topic) {
+                continue;
+            }
+            let body = Arc::clone(shared.get_or_insert_with(|| body.into()));
+            let command = Command::Publish { topic, class, packet_id, body };
+            answer = answer.and(worker.post.post(command).map_err(refusal));
+        }
+        answer
     }
 
     /// Closes a session: what is queued for it is sent first.

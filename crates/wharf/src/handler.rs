@@ -8,7 +8,9 @@ use crate::{
     error::{Result, SendError},
     framing::{Frame, Framing, Packet},
     handle::Handle,
+    sending::{Class, Sent},
     session::{Hold, Session, Shared},
+    topic::Topic,
 };
 
 /// The logic of a server: called with what happens on its sessions.
@@ -178,6 +180,69 @@ impl<S> Context<'_, S> {
 
     pub(crate) fn request(&mut self, reason: CloseReason) {
         self.session.request(reason);
+    }
+
+    /// Queues a frame as its class says; the packet id is for framings that carry one.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send). [`SendError::WouldExceed`] also for a 65th key of
+    /// [`Class::Latest`], and for [`Class::Control`] beyond
+    /// [`control_bytes_max`](crate::Limits::control_bytes_max); those refuse and no more.
+    pub fn send_as(
+        &mut self,
+        class: Class,
+        packet_id: u32,
+        body: &[u8],
+    ) -> std::result::Result<Sent, SendError> {
+        let packet = Packet { id: packet_id, session: self.session.id.display(), body };
+        let sent = self.session.enqueue_as(self.shared, self.framing, class, packet);
+        if sent == Err(SendError::WouldExceed) && class == Class::Reliable {
+            self.session.request(CloseReason::SlowConsumer);
+        }
+        sent
+    }
+
+    /// Subscribes the session to a topic: it gets what is published from now on. A subscription ends
+    /// with [`unsubscribe`](Self::unsubscribe) or with the session; one that is there already stays.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`]; [`SendError::WouldExceed`] at
+    /// [`topics_max`](crate::Limits::topics_max).
+    pub fn subscribe(&mut self, topic: Topic) -> std::result::Result<(), SendError> {
+        if self.session.subscribe(self.shared, topic)? {
+            self.shared.link(self.session.id).topics.add(topic);
+        }
+        Ok(())
+    }
+
+    /// Ends the subscription to a topic, if there is one: what was published before still comes.
+    pub fn unsubscribe(&mut self, topic: Topic) {
+        if self.session.unsubscribe(self.shared, topic) {
+            self.shared.link(self.session.id).topics.remove(topic);
+        }
+    }
+
+    /// Sends a frame to every subscriber of a topic, this session too if it is one. On each of them it
+    /// is what [`send_as`](Self::send_as) would be; one that has no room for what is
+    /// [`Class::Reliable`] is aborted. The header of a framing that carries a session's number says 0.
+    ///
+    /// What one thread publishes and sends through contexts reaches a session in that order; so does
+    /// what it does through a [`Handle`], behind what the worker was asked to do before.
+    ///
+    /// # Errors
+    /// [`SendError::WouldExceed`] if there is more to be delivered than may be: 1 MiB for one topic,
+    /// worker and turn, or the inbox of another worker is full; the subscribers there get nothing.
+    /// [`SendError::Framing`] if the framing of some subscribers cannot say it; they get nothing.
+    pub fn publish(
+        &mut self,
+        topic: Topic,
+        class: Class,
+        packet_id: u32,
+        body: &[u8],
+    ) -> std::result::Result<(), SendError> {
+        self.shared.publish(topic, class, packet_id, body)?;
+        let here = usize::from(self.session.id.worker());
+        self.shared.handle.publish_but_on(Some(here), topic, class, packet_id, body)
     }
 
     /// Closes the session after this call: what is queued is sent first.

@@ -30,6 +30,7 @@
 //! | `worker.rs` | one turn: route what completed, run handlers, orders and timers, start the sends |
 //! | `session.rs` | one connection's state: what is in flight, what waits, how it ends |
 //! | `send_queue.rs` | one send in flight; what is queued meanwhile leaves together in the next |
+//! | `sending.rs`, `topic.rs` | what may become of a frame; one frame for many sessions |
 //! | `framing.rs` | bytes in, frames out |
 //! | `logic.rs` | frames to handlers |
 //! | `handler.rs` | what a user writes |
@@ -51,6 +52,7 @@ mod metrics;
 pub mod packet;
 pub mod router;
 mod send_queue;
+mod sending;
 #[cfg(any(unix, windows))]
 mod server;
 mod session;
@@ -59,6 +61,7 @@ mod sim_tests;
 #[cfg(any(unix, windows))]
 pub mod testing;
 mod timer;
+mod topic;
 mod worker;
 
 pub use wharf_port as port;
@@ -76,4 +79,6 @@ pub use crate::{
     metrics::{Leftover, Report, Stats},
     packet::Packet,
     router::Router,
+    sending::{Class, Sent},
+    topic::Topic,
 };

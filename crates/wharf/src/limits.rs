@@ -48,6 +48,13 @@ pub struct Limits {
     /// [`SlowConsumer`](crate::CloseReason::SlowConsumer). Bounds the memory that a peer costs which
     /// reads slower than it is sent to.
     pub send_queue_bytes_max: usize,
+    /// Bytes of waiting [`Control`](crate::Class::Control) frames above which another one is refused
+    /// (4 KiB). They do not count towards the two marks, so that a session at its hard mark can still
+    /// be told that it is.
+    pub control_bytes_max: usize,
+    /// Topics that one session may subscribe to (1,024); another one is refused. Each costs about 40
+    /// bytes, and ending a session takes it out of all of them.
+    pub topics_max: usize,
     /// How long a closing session may take to send what is queued (5 s); then it is aborted.
     pub close_flush_timeout: Duration,
     /// How long a closed session waits for the peer to end its stream, reading and discarding (2 s).
@@ -72,6 +79,8 @@ impl Default for Limits {
             idle_write_timeout: Some(Duration::from_secs(30)),
             send_queue_bytes_soft: 256 * 1024,
             send_queue_bytes_max: 1024 * 1024,
+            control_bytes_max: 4 * 1024,
+            topics_max: 1024,
             close_flush_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(2),
             linger_bytes_max: 64 * 1024,

@@ -15,6 +15,7 @@ use std::{
     io, mem,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
     time::Duration,
 };
 
@@ -30,6 +31,7 @@ use crate::{
     error::{Error, Result, SendError},
     framing::{Decoded, Frame, Framing, FramingError, Need, Packet},
     handler::{CloseReason, Context, Handler},
+    sending::{Class, Sent},
     session::{Session, Shared},
 };
 
@@ -47,14 +49,16 @@ pub(crate) trait Service {
         error: &io::Error,
         retry_in: Option<Duration>,
     );
+    fn framing(&self) -> Rc<dyn Framing>;
     /// Queues a frame that comes from outside the handler.
     fn send(
         &mut self,
         session: &mut Session,
         shared: &mut Shared,
+        class: Class,
         id: u32,
         body: &[u8],
-    ) -> std::result::Result<(), SendError>;
+    ) -> std::result::Result<Sent, SendError>;
 }
 
 /// The [`Service`] of one framing and one handler.
@@ -214,7 +218,7 @@ impl<F: Framing, H: Handler> Logic<F, H> {
 
 /// Runs the user's code; `None` if it panicked.
 #[inline]
-fn guard<R>(call: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn guard<R>(call: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
@@ -249,7 +253,11 @@ fn broken(session: &mut Session, error: FramingError) {
     session.request(CloseReason::Protocol);
 }
 
-impl<F: Framing, H: Handler> Service for Logic<F, H> {
+impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
+    fn framing(&self) -> Rc<dyn Framing> {
+        Rc::new(self.framing.clone())
+    }
+
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared) {
         let slot = session.id.slot() as usize;
         if self.data.len() <= slot {
@@ -325,16 +333,17 @@ impl<F: Framing, H: Handler> Service for Logic<F, H> {
         &mut self,
         session: &mut Session,
         shared: &mut Shared,
+        class: Class,
         id: u32,
         body: &[u8],
-    ) -> std::result::Result<(), SendError> {
+    ) -> std::result::Result<Sent, SendError> {
         let packet = Packet { id, session: session.id.display(), body };
-        let sent = guard(|| session.enqueue(shared, &self.framing, packet));
+        let sent = guard(|| session.enqueue_as(shared, &self.framing, class, packet));
         let sent = sent.unwrap_or_else(|| {
             session.request(CloseReason::HandlerPanic);
             Err(SendError::Closed)
         });
-        if sent == Err(SendError::WouldExceed) {
+        if sent == Err(SendError::WouldExceed) && class == Class::Reliable {
             session.request(CloseReason::SlowConsumer);
         }
         sent

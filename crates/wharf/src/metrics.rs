@@ -29,6 +29,14 @@ pub struct Stats {
     pub sends: u64,
     /// Bytes that were queued for sessions when they were aborted.
     pub bytes_lost: u64,
+    /// Frames of [`Class::DropNewest`](crate::Class::DropNewest) that were dropped.
+    pub dropped_newest: u64,
+    /// Frames of [`Class::DropOldest`](crate::Class::DropOldest) that were dropped.
+    pub dropped_oldest: u64,
+    /// Frames of [`Class::Latest`](crate::Class::Latest) for which there was no room.
+    pub dropped_latest: u64,
+    /// Frames of [`Class::Latest`](crate::Class::Latest) in whose place a newer one was sent.
+    pub replaced_latest: u64,
     /// Frames from other threads for sessions that were over.
     pub sends_too_late: u64,
     /// Jobs run.
@@ -69,6 +77,10 @@ impl Stats {
         self.bytes_sent += other.bytes_sent;
         self.sends += other.sends;
         self.bytes_lost += other.bytes_lost;
+        self.dropped_newest += other.dropped_newest;
+        self.dropped_oldest += other.dropped_oldest;
+        self.dropped_latest += other.dropped_latest;
+        self.replaced_latest += other.replaced_latest;
         self.sends_too_late += other.sends_too_late;
         self.jobs += other.jobs;
         self.job_panics += other.job_panics;

@@ -3,6 +3,9 @@
 //! Hot path: [`SendQueue::append`] writes a frame behind the others, [`SendQueue::fill`] makes the
 //! gather for the next send. Small frames are copied together into one pooled block, so that sixteen
 //! answers cost one buffer and one system call.
+//!
+//! What is not plainly in order (frames that may be dropped or replaced, and those that go first) is
+//! looked after in a box of its own, which most sessions never need.
 
 use std::collections::VecDeque;
 
@@ -11,25 +14,71 @@ use wharf_port::{BufferPool, Frame, FrameBuf, Gather};
 /// What waits to be sent on one session, in order.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
-    /// Blocks that are full.
-    full: VecDeque<Frame>,
-    /// The block being written, behind all the full ones.
+    /// Blocks that are full and frames that stand alone. An empty frame is one that was dropped.
+    line: VecDeque<Frame>,
+    /// The block being written, behind all of the line.
     tail: Option<FrameBuf>,
-    /// Bytes in `full` and `tail`.
+    /// Bytes in `line` and `tail`.
     waiting_bytes: usize,
     /// Bytes that the port has.
     in_flight_bytes: usize,
+    /// Bytes of frames that go first.
+    control_bytes: usize,
+    special: Option<Box<Special>>,
+}
+
+/// What is known of frames that are not plainly in order. A frame of the line has a number that stays
+/// the same while frames before it leave.
+#[derive(Debug, Default)]
+struct Special {
+    /// Go next after the gather in flight.
+    control: VecDeque<Frame>,
+    /// The number of the first frame in line.
+    line_start: u64,
+    /// Keys and numbers of frames that a newer one of that key replaces.
+    latest: Vec<(u64, u64)>,
+    /// Numbers of frames that may be dropped, oldest first.
+    oldest: VecDeque<u64>,
+    /// Dropped frames that are still in line.
+    dropped: usize,
+}
+
+/// What became of a frame that is the latest of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Latest {
+    /// It has the place of the one before.
+    Replaced,
+    /// It is the first of its key in line.
+    Queued,
+    /// It would have gone beyond the limit; the one before stays.
+    TooLarge,
+    /// It would have been one key too many.
+    TooManyKeys,
 }
 
 impl SendQueue {
     /// Everything that has not been handed to the system: waiting and in flight.
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.waiting_bytes + self.in_flight_bytes
+        self.waiting_bytes + self.in_flight_bytes + self.control_bytes
+    }
+
+    /// Whether another `len` bytes in line keep it within `limit`. Frames that go first have their
+    /// own.
+    #[inline]
+    pub(crate) fn fits(&self, len: usize, limit: usize) -> bool {
+        (self.waiting_bytes + self.in_flight_bytes).saturating_add(len) <= limit
+    }
+
+    /// Bytes of waiting frames that go first.
+    pub(crate) fn control_bytes(&self) -> usize {
+        self.control_bytes
     }
 
     /// Whether nothing waits to be sent.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting_bytes == 0
+        self.waiting_bytes + self.control_bytes == 0
     }
 
     /// Appends one frame behind the others: `write` gets room for `len` bytes, in which may be what
@@ -57,7 +106,7 @@ impl SendQueue {
                 tail.advance(bytes);
                 self.waiting_bytes += bytes;
             }
-            _ if self.is_empty() => self.release(),
+            _ if self.waiting_bytes == 0 => self.tail = None,
             _ => {}
         }
         written
@@ -77,7 +126,7 @@ impl SendQueue {
             }
             Some(old) => {
                 if !old.is_empty() {
-                    self.full.push_back(old.freeze());
+                    self.line.push_back(old.freeze());
                 }
                 pool.take(wanted)
             }
@@ -86,27 +135,155 @@ impl SendQueue {
         self.tail = Some(tail);
     }
 
+    /// Ends the block being written: what comes next stands in a block of its own.
+    pub(crate) fn end_block(&mut self) {
+        if let Some(tail) = self.tail.take_if(|tail| !tail.is_empty()) {
+            self.line.push_back(tail.freeze());
+        }
+    }
+
+    /// Whether `len` bytes could be copied behind what is written already.
+    #[inline]
+    pub(crate) fn has_room_behind(&self, len: usize) -> bool {
+        self.tail
+            .as_ref()
+            .is_some_and(|tail| !tail.is_empty() && tail.capacity() - tail.len() >= len)
+    }
+
+    /// Puts a frame behind the others without copying it. It may be shared with other sessions.
+    pub(crate) fn push(&mut self, frame: Frame) {
+        debug_assert!(!frame.is_empty());
+        self.end_block();
+        self.waiting_bytes += frame.len();
+        self.line.push_back(frame);
+    }
+
+    /// As [`push`](Self::push), a frame that [`drop_oldest`](Self::drop_oldest) may drop.
+    pub(crate) fn push_droppable(&mut self, frame: Frame) {
+        self.push(frame);
+        let number = self.last_number();
+        self.special.get_or_insert_default().oldest.push_back(number);
+    }
+
+    /// Drops the oldest frame that may be; false if there is none.
+    pub(crate) fn drop_oldest(&mut self) -> bool {
+        let Some(special) = &mut self.special else { return false };
+        let Some(number) = special.oldest.pop_front() else { return false };
+        let frame = std::mem::take(&mut self.line[(number - special.line_start) as usize]);
+        self.waiting_bytes -= frame.len();
+        special.dropped += 1;
+        if special.dropped > DROPPED_KEPT_MAX && special.dropped > self.line.len() / 2 {
+            self.close_ranks();
+        }
+        true
+    }
+
+    /// Takes dropped frames out of the line and numbers the others again.
+    fn close_ranks(&mut self) {
+        let special = self.special.as_mut().expect("something was dropped");
+        let start = special.line_start;
+        // How far each moves up. Those that are looked for by number are all in line.
+        let mut gone = 0;
+        let moved: Vec<u64> = (self.line.iter())
+            .map(|frame| {
+                gone += u64::from(frame.is_empty());
+                gone
+            })
+            .collect();
+        let up = |number: &mut u64| *number -= moved[(*number - start) as usize];
+        special.oldest.iter_mut().for_each(up);
+        special.latest.iter_mut().map(|(_, number)| number).for_each(up);
+        special.dropped = 0;
+        self.line.retain(|frame| !frame.is_empty());
+    }
+
+    /// Puts a frame into the place of the one of its key that waits, or behind the others, if that
+    /// keeps the line within `limit`. At most [`LATEST_KEYS_MAX`] keys wait at one time.
+    pub(crate) fn put_latest(&mut self, key: u64, frame: Frame, limit: usize) -> Latest {
+        debug_assert!(!frame.is_empty());
+        let special = self.special.get_or_insert_default();
+        if let Some((_, number)) = special.latest.iter().find(|(other, _)| *other == key) {
+            let old = &mut self.line[(number - special.line_start) as usize];
+            let others = self.waiting_bytes - old.len();
+            if others + self.in_flight_bytes + frame.len() > limit {
+                return Latest::TooLarge;
+            }
+            self.waiting_bytes = others + frame.len();
+            *old = frame;
+            return Latest::Replaced;
+        }
+        if special.latest.len() >= LATEST_KEYS_MAX {
+            return Latest::TooManyKeys;
+        }
+        if !self.fits(frame.len(), limit) {
+            return Latest::TooLarge;
+        }
+        self.push(frame);
+        let number = self.last_number();
+        self.special.get_or_insert_default().latest.push((key, number));
+        Latest::Queued
+    }
+
+    /// Puts a frame before all that waits, behind others put so.
+    pub(crate) fn push_control(&mut self, frame: Frame) {
+        debug_assert!(!frame.is_empty());
+        self.control_bytes += frame.len();
+        self.special.get_or_insert_default().control.push_back(frame);
+    }
+
+    /// The number of the last frame in line.
+    fn last_number(&mut self) -> u64 {
+        let start = self.special.get_or_insert_default().line_start;
+        start + self.line.len() as u64 - 1
+    }
+
     /// Moves what comes next into an empty `gather`: in order, at most 64 frames, and 64 KiB unless
     /// the first frame alone is larger.
     pub(crate) fn fill(&mut self, gather: &mut Gather) {
         debug_assert!(gather.is_empty() && self.in_flight_bytes == 0);
+        if self.control_bytes > 0 {
+            self.fill_with_control(gather);
+        }
+        let control_bytes = gather.bytes();
+        let (mut left, mut dropped) = (0, 0);
         while !gather.is_full() {
-            if self.full.is_empty() {
+            if self.line.is_empty() {
                 match self.tail.take() {
-                    Some(tail) if !tail.is_empty() => self.full.push_back(tail.freeze()),
+                    Some(tail) if !tail.is_empty() => self.line.push_back(tail.freeze()),
                     _ => break,
                 }
             }
             let fits = |frame: &Frame| {
                 gather.is_empty() || gather.bytes() + frame.len() <= GATHER_BYTES_MAX
             };
-            if !self.full.front().is_some_and(fits) {
+            if !self.line.front().is_some_and(fits) {
                 break;
             }
-            gather.push(self.full.pop_front().expect("looked at above"));
+            let frame = self.line.pop_front().expect("looked at above");
+            left += 1;
+            if frame.is_empty() {
+                dropped += 1;
+            } else {
+                gather.push(frame);
+            }
         }
-        self.waiting_bytes -= gather.bytes();
+        if let Some(special) = &mut self.special {
+            special.on_left(left, dropped);
+        }
+        self.waiting_bytes -= gather.bytes() - control_bytes;
         self.in_flight_bytes = gather.bytes();
+    }
+
+    #[cold]
+    fn fill_with_control(&mut self, gather: &mut Gather) {
+        let control = &mut self.special.as_mut().expect("there are such frames").control;
+        while let Some(frame) = control.pop_front_if(|frame| {
+            !gather.is_full()
+                && (gather.is_empty() || gather.bytes() + frame.len() <= GATHER_BYTES_MAX)
+        }) {
+            gather.push(frame);
+        }
+        self.control_bytes -= gather.bytes();
     }
 
     /// The send is over: everything that was in flight has been handed to the system.
@@ -117,7 +294,7 @@ impl SendQueue {
 
     /// Throws away what waits; returns how many bytes that was.
     pub(crate) fn clear(&mut self) -> usize {
-        let lost = self.waiting_bytes;
+        let lost = self.waiting_bytes + self.control_bytes;
         *self = Self { in_flight_bytes: self.in_flight_bytes, ..Self::default() };
         lost
     }
@@ -127,9 +304,30 @@ impl SendQueue {
     #[inline]
     pub(crate) fn release(&mut self) {
         self.tail = None;
-        if self.full.capacity() > KEPT_FRAMES_MAX {
-            self.full = VecDeque::new();
+        if self.line.capacity() > KEPT_FRAMES_MAX || !self.line.is_empty() {
+            self.release_line();
         }
+    }
+
+    #[cold]
+    fn release_line(&mut self) {
+        if let Some(special) = &mut self.special {
+            // Nothing waits: what is there was dropped.
+            special.on_left(self.line.len(), self.line.len());
+        }
+        self.line.clear();
+        self.line.shrink_to(KEPT_FRAMES_MAX);
+    }
+}
+
+impl Special {
+    /// So many frames have left the line at its front, some of which had been dropped.
+    fn on_left(&mut self, frames: usize, dropped: usize) {
+        self.dropped -= dropped;
+        self.line_start += frames as u64;
+        let start = self.line_start;
+        self.latest.retain(|(_, number)| *number >= start);
+        while self.oldest.pop_front_if(|number| *number < start).is_some() {}
     }
 }
 
@@ -138,10 +336,17 @@ impl SendQueue {
 const ACCUMULATE_BYTES_MAX: usize = 16 * 1024;
 
 /// What leaves in one send, in bytes.
-const GATHER_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const GATHER_BYTES_MAX: usize = 64 * 1024;
 
 /// Room for frames that a drained queue keeps.
 const KEPT_FRAMES_MAX: usize = 8;
+
+/// How many keys of one session may wait, each with its latest frame. Looking for one is looking at
+/// all of them.
+pub(crate) const LATEST_KEYS_MAX: usize = 64;
+
+/// As many dropped frames may stay in a line before it closes its ranks.
+const DROPPED_KEPT_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -211,5 +416,169 @@ mod tests {
         append(&mut queue, &pool, &[8; 10], 0);
         queue.fill(&mut gather);
         assert_eq!(gather.bytes(), 200_000);
+    }
+
+    fn frame(pool: &BufferPool, bytes: &[u8]) -> Frame {
+        let mut block = pool.take(bytes.len());
+        block.append(bytes);
+        block.freeze()
+    }
+
+    /// What the model below knows of a waiting frame.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Kind {
+        Plain,
+        Droppable,
+        Latest(u64),
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append(u16),
+        Push(u16),
+        PushDroppable(u16),
+        DropOldest,
+        PutLatest(u64, u16),
+        Control(u16),
+        Send,
+        Clear,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let len = || prop_oneof![10 => 1..40_u16, 1 => 1..9000_u16];
+        prop_oneof![
+            20 => len().prop_map(Step::Append),
+            10 => len().prop_map(Step::Push),
+            60 => len().prop_map(Step::PushDroppable),
+            60 => Just(Step::DropOldest),
+            20 => (0..80_u64, len()).prop_map(|(key, len)| Step::PutLatest(key, len)),
+            5 => len().prop_map(Step::Control),
+            // Seldom, so that many wait and many are dropped.
+            3 => Just(Step::Send),
+            1 => prop_oneof![10 => Just(Step::Send), 1 => Just(Step::Clear)],
+        ]
+    }
+
+    /// A list of frames, searched and shifted as if that cost nothing.
+    #[derive(Default)]
+    struct Model {
+        line: Vec<(Kind, Vec<u8>)>,
+        control: Vec<Vec<u8>>,
+    }
+
+    impl Model {
+        fn line_bytes(&self) -> usize {
+            self.line.iter().map(|(_, bytes)| bytes.len()).sum()
+        }
+
+        fn put_latest(&mut self, key: u64, bytes: Vec<u8>) -> Latest {
+            let waits = |(kind, _): &(Kind, _)| matches!(kind, Kind::Latest(_));
+            let old = self.line.iter().position(|(kind, _)| *kind == Kind::Latest(key));
+            let replaced = old.map_or(0, |old| self.line[old].1.len());
+            let fits = self.line_bytes() - replaced + bytes.len() <= LIMIT;
+            match old {
+                Some(_) if !fits => Latest::TooLarge,
+                Some(old) => {
+                    self.line[old].1 = bytes;
+                    Latest::Replaced
+                }
+                None if self.line.iter().filter(|one| waits(one)).count() >= LATEST_KEYS_MAX => {
+                    Latest::TooManyKeys
+                }
+                None if !fits => Latest::TooLarge,
+                None => {
+                    self.line.push((Kind::Latest(key), bytes));
+                    Latest::Queued
+                }
+            }
+        }
+
+        /// What leaves, given how many bytes do: whole frames, those that go first before all others.
+        fn leave(&mut self, mut bytes: usize) -> Vec<u8> {
+            let mut left = Vec::new();
+            while bytes > 0 {
+                let frame = if self.control.is_empty() {
+                    self.line.remove(0).1
+                } else {
+                    self.control.remove(0)
+                };
+                bytes = bytes.checked_sub(frame.len()).expect("whole frames leave");
+                left.extend(frame);
+            }
+            left
+        }
+    }
+
+    const LIMIT: usize = 100_000;
+
+    proptest! {
+        /// Whatever is queued as whatever: what leaves, and what is counted, is what the list says.
+        #[test]
+        fn every_kind_of_frame_behaves_like_a_list(steps in proptest::collection::vec(step(), 1..400)) {
+            let pool = BufferPool::new(false);
+            let (mut queue, mut gather, mut model) = (SendQueue::default(), Gather::new(), Model::default());
+            let mut next = 0_u64;
+            let mut bytes = |len: u16| {
+                next += 1;
+                next.to_be_bytes().into_iter().cycle().take(usize::from(len)).collect::<Vec<u8>>()
+            };
+            for step in steps {
+                match step {
+                    Step::Append(len) => {
+                        let bytes = bytes(len);
+                        append(&mut queue, &pool, &bytes, 0);
+                        model.line.push((Kind::Plain, bytes));
+                    }
+                    Step::Push(len) => {
+                        let bytes = bytes(len);
+                        queue.push(frame(&pool, &bytes));
+                        model.line.push((Kind::Plain, bytes));
+                    }
+                    Step::PushDroppable(len) => {
+                        let bytes = bytes(len);
+                        queue.push_droppable(frame(&pool, &bytes));
+                        model.line.push((Kind::Droppable, bytes));
+                    }
+                    Step::DropOldest => {
+                        let oldest = model.line.iter().position(|(kind, _)| *kind == Kind::Droppable);
+                        prop_assert_eq!(queue.drop_oldest(), oldest.is_some());
+                        oldest.map(|oldest| model.line.remove(oldest));
+                    }
+                    Step::PutLatest(key, len) => {
+                        let bytes = bytes(len);
+                        let put = queue.put_latest(key, frame(&pool, &bytes), LIMIT);
+                        prop_assert_eq!(put, model.put_latest(key, bytes));
+                    }
+                    Step::Control(len) => {
+                        let bytes = bytes(len);
+                        queue.push_control(frame(&pool, &bytes));
+                        model.control.push(bytes);
+                    }
+                    Step::Send if queue.is_empty() => queue.release(),
+                    Step::Send => {
+                        queue.fill(&mut gather);
+                        prop_assert!(gather.bytes() <= GATHER_BYTES_MAX && !gather.is_empty());
+                        let left: Vec<u8> = gather.frames().iter().flat_map(|f| f.to_vec()).collect();
+                        prop_assert!(left == model.leave(left.len()));
+                        gather.clear();
+                        queue.on_sent();
+                    }
+                    Step::Clear => {
+                        let control: usize = model.control.iter().map(Vec::len).sum();
+                        prop_assert_eq!(queue.clear(), model.line_bytes() + control);
+                        model = Model::default();
+                    }
+                }
+                let control: usize = model.control.iter().map(Vec::len).sum();
+                prop_assert_eq!(queue.control_bytes(), control);
+                prop_assert_eq!(queue.bytes(), model.line_bytes() + control);
+                prop_assert_eq!(queue.is_empty(), model.line.is_empty() && model.control.is_empty());
+                let frames = queue.line.len();
+                let most = model.line.len() + DROPPED_KEPT_MAX.max(frames / 2);
+                prop_assert!(frames <= most, "{} frames, {} wait", frames, model.line.len());
+            }
+            queue.clear();
+            prop_assert_eq!(pool.blocks_in_use(), 0);
+        }
     }
 }

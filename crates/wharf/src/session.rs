@@ -14,14 +14,14 @@ use std::{collections::VecDeque, net::SocketAddr, rc::Rc, time::Duration};
 use wharf_port::{BufferPool, Close, FrameBuf, Gather, Socket, Time};
 
 use crate::{
-    error::SendError,
-    framing::{Framing, FramingError, Need, Packet},
+    framing::{Framing, Need},
     handle::Handle,
     handler::{CloseReason, SessionId},
     limits::Limits,
     metrics::Stats,
     send_queue::SendQueue,
     timer::{TimerId, Wheel},
+    topic::{Membership, Part, Topics},
 };
 
 pub(crate) use self::{
@@ -52,6 +52,9 @@ pub(crate) struct Session {
         reason = "most sessions set none, and then it is 8 bytes, not 24"
     )]
     user_timers: Option<Box<Vec<(u64, TimerId)>>>,
+    /// The topics that it has subscribed to; the box is made with the first.
+    #[expect(clippy::box_collection, reason = "as above")]
+    pub(crate) memberships: Option<Box<Vec<Membership>>>,
     /// Which of the worker's services its handler is.
     pub(crate) service: u16,
     pub(crate) stage: Stage,
@@ -97,6 +100,11 @@ pub(crate) struct Shared {
     pub(crate) stats: Stats,
     /// Bytes of the buffer being handled: answers are likely to be as long.
     pub(crate) answer_hint_bytes: usize,
+    /// By service.
+    pub(crate) framings: Vec<Rc<dyn Framing>>,
+    pub(crate) topics: Topics,
+    /// Kept for its room.
+    pub(crate) parts: Vec<Part>,
 }
 
 /// What a timer is for.
@@ -133,6 +141,7 @@ impl Session {
             kept_back: None,
             deadline: None,
             user_timers: None,
+            memberships: None,
             service,
             stage: Stage::Open,
             send_in_flight: false,
@@ -149,6 +158,13 @@ impl Session {
         self.stage == Stage::Open && self.requested.is_none()
     }
 
+    /// Whether something has come up that the worker must see to.
+    #[inline]
+    pub(crate) fn needs_attention(&self) -> bool {
+        let above = self.queue.bytes() > self.limits.send_queue_bytes_soft;
+        self.requested.is_some() || (above && !self.receiving.holds().has(Hold::SoftMark))
+    }
+
     /// Asks for the end; the first reason stands.
     pub(crate) fn request(&mut self, reason: CloseReason) {
         self.requested.get_or_insert(reason);
@@ -157,33 +173,6 @@ impl Session {
     #[inline]
     pub(crate) fn take_request(&mut self) -> Option<CloseReason> {
         self.requested.take()
-    }
-
-    /// Queues one frame.
-    #[inline]
-    pub(crate) fn enqueue(
-        &mut self,
-        shared: &mut Shared,
-        framing: &dyn Framing,
-        packet: Packet<'_>,
-    ) -> Result<(), SendError> {
-        if !self.is_open() {
-            return Err(SendError::Closed);
-        }
-        let len = framing.encoded_len(packet.body.len());
-        if self.queue.bytes().saturating_add(len) > self.limits.send_queue_bytes_max {
-            return Err(SendError::WouldExceed);
-        }
-        // Framings are user code: what one has not written must not leave.
-        self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
-            match framing.encode(packet, room) {
-                Ok(written) if written > len => Err(FramingError::OutOfBounds),
-                written => written,
-            }
-        })?;
-        shared.stats.frames_sent += 1;
-        self.mark_dirty(shared);
-        Ok(())
     }
 
     /// Puts it into the list of sessions to flush at the end of the turn.
@@ -355,7 +344,8 @@ impl SessionTable {
 mod tests {
     use super::*;
     use crate::{
-        framing::Decoded,
+        error::SendError,
+        framing::{Decoded, FramingError, Packet},
         handle::{Ended, Links},
         logic::Pool,
     };
@@ -421,6 +411,9 @@ mod tests {
             handle: Handle(Arc::new(links)),
             stats: Stats::default(),
             answer_hint_bytes: 0,
+            framings: Vec::new(),
+            topics: Topics::default(),
+            parts: Vec::new(),
         };
         let packet = Packet { id: 0, session: 0, body: b"body" };
         for (encoded, expected) in [

@@ -8,6 +8,7 @@
 mod ending;
 mod opening;
 mod orders;
+mod publishing;
 
 use std::{collections::BTreeMap, io, rc::Rc};
 
@@ -26,6 +27,7 @@ use crate::{
     metrics::{Leftover, Report, Stats},
     session::{Hold, SessionTable, Shared, Stage, TimerKey},
     timer::{TimerId, Wheel},
+    topic::{Piece, Topics},
 };
 
 /// One port and all that runs on it. Belongs to one thread.
@@ -57,6 +59,8 @@ pub(crate) struct Worker {
     done: Vec<Done>,
     commands: Vec<Command>,
     due: Vec<TimerKey>,
+    pieces: Vec<Piece>,
+    attention: Vec<SessionId>,
 }
 
 /// What a worker is made of, besides its port.
@@ -81,7 +85,8 @@ pub(crate) struct ListenerParts {
 impl Worker {
     pub(crate) fn new(port: Box<dyn CompletionPort>, parts: WorkerParts) -> Self {
         let now = port.now();
-        let (services, limits) = parts.services.into_iter().unzip();
+        let (services, limits): (Vec<Box<dyn Service>>, _) = parts.services.into_iter().unzip();
+        let framings = services.iter().map(|service| service.framing()).collect();
         let outbox = Some(Outbox::new(&parts.handle));
         let slots_max = parts.handle.0.workers[usize::from(parts.index)].slots();
         let shared = Shared {
@@ -93,6 +98,9 @@ impl Worker {
             handle: parts.handle,
             stats: Stats::default(),
             answer_hint_bytes: 0,
+            framings,
+            topics: Topics::default(),
+            parts: Vec::new(),
         };
         Self {
             port,
@@ -116,6 +124,8 @@ impl Worker {
             done: Vec::new(),
             commands: Vec::new(),
             due: Vec::new(),
+            pieces: Vec::new(),
+            attention: Vec::new(),
         }
     }
 
@@ -142,6 +152,7 @@ impl Worker {
     /// The port is broken.
     pub(crate) fn wait(&mut self) -> io::Result<Time> {
         debug_assert!(self.shared.dirty.is_empty(), "a turn leaves nothing unsent (U16b)");
+        debug_assert!(self.shared.topics.is_settled(), "a turn leaves nothing undelivered");
         let deadline = self.shared.timers.next_deadline_ns();
         let timeout = deadline.map(|at| Time::from_nanos(at).since(self.port.now()));
         self.port.wait(timeout, &mut self.done)
@@ -178,6 +189,7 @@ impl Worker {
         self.done = done;
         self.run_commands();
         self.run_timers();
+        self.settle();
         self.flush();
         self.outbox = Some(Outbox::leave());
     }

@@ -10,7 +10,7 @@ use std::{
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use wharf::{
-    CloseReason, Context, Frame, Handle, Handler, Limits, Server,
+    Class, CloseReason, Context, Frame, Handle, Handler, Limits, Server, Topic,
     framing::LengthField,
     port::{self, Config, Engine, EngineChoice},
 };
@@ -18,13 +18,28 @@ use wharf::{
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+/// Sends every frame back by one way or another: the second time in its own block, then to a topic.
 struct Echo;
 
-impl Handler for Echo {
-    type Session = ();
+const ROOM: Topic = Topic(1);
 
-    fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> wharf::Result {
-        cx.send(frame.body())?;
+impl Handler for Echo {
+    type Session = usize;
+
+    fn on_open(&mut self, cx: &mut Context<'_, usize>) -> wharf::Result {
+        cx.subscribe(ROOM)?;
+        cx.subscribe(Topic(2))?;
+        Ok(())
+    }
+
+    fn on_frame(&mut self, cx: &mut Context<'_, usize>, frame: Frame<'_>) -> wharf::Result {
+        *cx.data() += 1;
+        match *cx.data() % 4 {
+            0 => cx.send(frame.body())?,
+            1 => _ = cx.send_as(Class::Latest(u64::from(frame.body()[0])), 0, frame.body())?,
+            2 => cx.publish(ROOM, Class::Reliable, 0, frame.body())?,
+            _ => cx.publish(ROOM, Class::DropOldest, 0, frame.body())?,
+        }
         Ok(())
     }
 }
@@ -61,11 +76,12 @@ fn messages(engine: Engine) {
     let (handle, address) = start(engine);
     let mut client = TcpStream::connect(address).unwrap();
     client.set_nodelay(true).unwrap();
-    // One frame alone, several together, and one that is split over two receive buffers.
+    // One frame alone, several together, and one that is split over two receive buffers. Each is sent
+    // in each way in turn, and has a key of its own where the latest replaces others.
     let mut sent = Vec::new();
-    for len in [10_u32, 100, 1000, 5000] {
+    for (len, byte) in [(10_u32, 1), (100, 2), (1000, 3), (5000, 4), (20, 5)] {
         sent.extend_from_slice(&len.to_be_bytes());
-        sent.resize(sent.len() + len as usize, 7);
+        sent.resize(sent.len() + len as usize, byte);
     }
     let mut received = vec![0; sent.len()];
     let mut round = |client: &mut TcpStream| {

@@ -16,12 +16,13 @@ impl Worker {
     pub(super) fn end(&mut self, id: SessionId, reason: CloseReason) {
         let Some(session) = self.sessions.get(id) else { return };
         match session.stage {
-            Stage::Open => session.stage = Stage::Flushing,
+            Stage::Open => self.leave_topics(id),
             Stage::Connecting => return self.join(id, Close::Reset),
             Stage::Flushing | Stage::Lingering | Stage::Joining(_) => return,
         }
         self.link().set_live(id, false);
         let session = self.sessions.get(id).expect("looked up above");
+        session.stage = Stage::Flushing;
         session.end_handling(&mut self.shared);
         self.shared.stats.closed[reason as usize] += 1;
         tracing::debug!(session = %id, peer = %session.peer, %reason, "session closed");

@@ -10,6 +10,7 @@ use crate::{
     handle::{Command, SessionInfo},
     handler::{CloseReason, SessionId},
     logic::Event,
+    sending::Class,
     session::{Due, Session, Shared, Stage, TimerKey},
 };
 
@@ -92,7 +93,12 @@ impl Worker {
 
     pub(super) fn run_command(&mut self, command: Command) {
         match command {
-            Command::Send { to, packet_id, body } => self.send(to, packet_id, &body),
+            Command::Send { to, class, packet_id, body } => self.send(to, class, packet_id, &body),
+            Command::Subscribe { id, topic } => self.subscribe(id, topic),
+            Command::Unsubscribe { id, topic } => self.unsubscribe(id, topic),
+            Command::Publish { topic, class, packet_id, body } => {
+                self.publish(topic, class, packet_id, &body);
+            }
             Command::Close { id, reason } => self.end(id, reason),
             Command::Event { id, event } => self.event(id, event),
             Command::Job(posted) => {
@@ -115,11 +121,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn send(&mut self, to: SessionId, packet_id: u32, body: &[u8]) {
+    pub(super) fn send(&mut self, to: SessionId, class: Class, packet_id: u32, body: &[u8]) {
         match self.sessions.get(to) {
             Some(session) if session.is_open() => {
                 let service = &mut self.services[usize::from(session.service)];
-                if let Err(error) = service.send(session, &mut self.shared, packet_id, body) {
+                let sent = service.send(session, &mut self.shared, class, packet_id, body);
+                if let Err(error) = sent {
                     tracing::debug!(session = %to, %error, "a frame from another thread was refused");
                 }
                 self.after_call(to);

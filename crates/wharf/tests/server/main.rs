@@ -13,3 +13,4 @@ mod listeners;
 mod protocol;
 mod support;
 mod timers;
+mod topics;

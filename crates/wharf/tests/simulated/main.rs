@@ -1,4 +1,6 @@
 //! Whole servers in the simulator, from outside, with virtual time.
 
+mod classes;
 mod deadlines;
 mod support;
+mod topics;

@@ -1,0 +1,272 @@
+//! Sending on one session: what may become of a frame, and what is answered.
+//!
+//! Hot path: [`Session::enqueue`] for every answer of a handler, [`Session::deliver`] for what was
+//! published. The other classes are off it.
+
+use wharf_port::Frame;
+
+use crate::{
+    error::SendError,
+    framing::{Framing, FramingError, Packet},
+    handler::CloseReason,
+    send_queue::Latest,
+    session::{Session, Shared},
+    topic::{Membership, Part, Topic},
+};
+
+/// What may become of a frame that cannot be sent at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// It is sent in order, unless the session is aborted first. At
+    /// [`send_queue_bytes_max`](crate::Limits::send_queue_bytes_max) it is refused.
+    Reliable,
+    /// It is dropped itself where it would bring the queue above
+    /// [`send_queue_bytes_soft`](crate::Limits::send_queue_bytes_soft).
+    DropNewest,
+    /// Queued frames of this class make room for it, oldest first, where it would bring the queue above
+    /// the soft mark; it is dropped itself where that is not enough.
+    DropOldest,
+    /// It takes the place in line of the queued frame with the same key: of a position, say, only the
+    /// newest is of use. So it may overtake frames that were queued between the two. At most 64 keys
+    /// wait at one time.
+    Latest(u64),
+    /// It goes before everything that waits, and has a small reserve of its own,
+    /// [`control_bytes_max`](crate::Limits::control_bytes_max): for frames that hold up the connection
+    /// itself.
+    Control,
+}
+
+/// What became of a frame that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sent {
+    /// It is accepted: it leaves unless the session is aborted first, or its class says otherwise.
+    Queued,
+    /// Its class lets it be dropped, and it was.
+    Dropped,
+}
+
+impl Session {
+    /// Queues one frame behind all others.
+    #[inline]
+    pub(crate) fn enqueue(
+        &mut self,
+        shared: &mut Shared,
+        framing: &dyn Framing,
+        packet: Packet<'_>,
+    ) -> Result<(), SendError> {
+        if self.memberships.is_some() {
+            self.settle(shared);
+        }
+        if !self.is_open() {
+            return Err(SendError::Closed);
+        }
+        let len = framing.encoded_len(packet.body.len());
+        if !self.queue.fits(len, self.limits.send_queue_bytes_max) {
+            return Err(SendError::WouldExceed);
+        }
+        self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
+            encode(framing, packet, room)
+        })?;
+        shared.stats.frames_sent += 1;
+        self.mark_dirty(shared);
+        Ok(())
+    }
+
+    /// Queues one frame as its class says.
+    #[inline]
+    pub(crate) fn enqueue_as(
+        &mut self,
+        shared: &mut Shared,
+        framing: &dyn Framing,
+        class: Class,
+        packet: Packet<'_>,
+    ) -> Result<Sent, SendError> {
+        match class {
+            Class::Reliable => self.enqueue(shared, framing, packet).map(|()| Sent::Queued),
+            _ => self.enqueue_alone(shared, framing, class, packet),
+        }
+    }
+
+    /// Queues one frame that stands in a block of its own, because it may be taken out again or comes
+    /// before others.
+    fn enqueue_alone(
+        &mut self,
+        shared: &mut Shared,
+        framing: &dyn Framing,
+        class: Class,
+        packet: Packet<'_>,
+    ) -> Result<Sent, SendError> {
+        self.settle(shared);
+        if !self.is_open() {
+            return Err(SendError::Closed);
+        }
+        let len = framing.encoded_len(packet.body.len());
+        if len > self.limits.send_queue_bytes_max {
+            return Err(SendError::WouldExceed);
+        }
+        let mut block = shared.pool.take(len);
+        let written = encode(framing, packet, &mut block.spare_mut()[..len])?;
+        if written == 0 {
+            return Ok(Sent::Queued); // it leaves no trace on the wire
+        }
+        block.advance(written);
+        self.place(shared, class, block.freeze(), 1)
+    }
+
+    /// Puts encoded frames, which may be shared with other sessions, where their class says.
+    fn place(
+        &mut self,
+        shared: &mut Shared,
+        class: Class,
+        frame: Frame,
+        frames: u32,
+    ) -> Result<Sent, SendError> {
+        let len = frame.len();
+        let (soft, max) = (self.limits.send_queue_bytes_soft, self.limits.send_queue_bytes_max);
+        let stats = &mut shared.stats;
+        match class {
+            Class::Reliable if !self.queue.fits(len, max) => return Err(SendError::WouldExceed),
+            Class::Reliable if len <= COPIED_BYTES_MAX && self.queue.has_room_behind(len) => {
+                self.queue.append(&shared.pool, len, 0, |room| {
+                    room.copy_from_slice(&frame);
+                    Ok::<_, FramingError>(len)
+                })?;
+            }
+            Class::Reliable => self.queue.push(frame),
+            Class::DropNewest if !self.queue.fits(len, soft) => {
+                stats.dropped_newest += 1;
+                return Ok(Sent::Dropped);
+            }
+            Class::DropNewest => self.queue.push(frame),
+            Class::DropOldest => {
+                while !self.queue.fits(len, soft) && self.queue.drop_oldest() {
+                    stats.dropped_oldest += 1;
+                }
+                if !self.queue.fits(len, soft) {
+                    stats.dropped_oldest += 1;
+                    return Ok(Sent::Dropped);
+                }
+                self.queue.push_droppable(frame);
+            }
+            Class::Latest(key) => match self.queue.put_latest(key, frame, max) {
+                Latest::Queued => {}
+                Latest::Replaced => {
+                    stats.replaced_latest += 1;
+                    return Ok(Sent::Queued);
+                }
+                Latest::TooLarge => {
+                    stats.dropped_latest += 1;
+                    return Ok(Sent::Dropped);
+                }
+                Latest::TooManyKeys => return Err(SendError::WouldExceed),
+            },
+            Class::Control => {
+                if self.queue.control_bytes() + len > self.limits.control_bytes_max {
+                    return Err(SendError::WouldExceed);
+                }
+                self.queue.push_control(frame);
+            }
+        }
+        stats.frames_sent += u64::from(frames);
+        self.mark_dirty(shared);
+        Ok(Sent::Queued)
+    }
+
+    /// Queues what was published. A session that has no room for what is [`Class::Reliable`] is
+    /// aborted, as for a frame to it alone.
+    pub(crate) fn deliver(&mut self, shared: &mut Shared, part: Part) {
+        if !self.is_open() {
+            return;
+        }
+        let placed = self.place(shared, part.class, part.frame, part.frames);
+        if placed == Err(SendError::WouldExceed) && part.class == Class::Reliable {
+            self.request(CloseReason::SlowConsumer);
+        }
+    }
+
+    /// Queues what was published before the frame that comes next.
+    pub(crate) fn settle(&mut self, shared: &mut Shared) {
+        let Some(memberships) = &self.memberships else { return };
+        // One that is about to close gets it as it does.
+        if shared.topics.is_settled() || !self.is_open() {
+            return;
+        }
+        let mut parts = std::mem::take(&mut shared.parts);
+        shared.topics.take_for(&shared.pool, memberships, &mut parts);
+        for part in parts.drain(..) {
+            self.deliver(shared, part);
+        }
+        shared.parts = parts;
+    }
+
+    /// Subscribes to a topic; whether it had not yet.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`]; [`SendError::WouldExceed`] if it has as many topics as it may.
+    pub(crate) fn subscribe(
+        &mut self,
+        shared: &mut Shared,
+        topic: Topic,
+    ) -> Result<bool, SendError> {
+        if !self.is_open() {
+            return Err(SendError::Closed);
+        }
+        let memberships = self.memberships.get_or_insert_default();
+        if memberships.len() >= self.limits.topics_max {
+            let has = shared.topics.position(topic, memberships).is_some();
+            return if has { Ok(false) } else { Err(SendError::WouldExceed) };
+        }
+        let framing = &shared.framings[usize::from(self.service)];
+        let slot = self.id.slot();
+        let joined = shared.topics.join(topic, self.service, framing, slot, memberships);
+        memberships.extend(joined);
+        Ok(joined.is_some())
+    }
+
+    /// Ends a subscription, behind what was published before; whether there was one.
+    pub(crate) fn unsubscribe(&mut self, shared: &mut Shared, topic: Topic) -> bool {
+        self.settle(shared);
+        let Some(memberships) = &mut self.memberships else { return false };
+        let Some(position) = shared.topics.position(topic, memberships) else { return false };
+        let membership = memberships.swap_remove(position);
+        shared.topics.leave(membership, memberships);
+        if memberships.is_empty() {
+            self.memberships = None;
+        }
+        true
+    }
+
+    /// Ends every subscription, behind what was published before; `left` is told each topic.
+    pub(crate) fn unsubscribe_all(&mut self, shared: &mut Shared, mut left: impl FnMut(Topic)) {
+        self.settle(shared);
+        let Some(mut memberships) = self.memberships.take() else { return };
+        while let Some(membership) = memberships.pop() {
+            left(shared.topics.topic(membership));
+            shared.topics.leave(membership, &memberships);
+        }
+    }
+
+    /// Its place in a topic is another one now.
+    pub(crate) fn moved(&mut self, now: Membership) {
+        let mine = self.memberships.iter_mut().flat_map(|all| all.iter_mut());
+        mine.filter(|one| one.is_in_group_of(now)).for_each(|one| *one = now);
+    }
+}
+
+/// Framings are user code: what one has not written must not leave.
+#[inline]
+fn encode(
+    framing: &dyn Framing,
+    packet: Packet<'_>,
+    room: &mut [u8],
+) -> Result<usize, FramingError> {
+    let len = room.len();
+    match framing.encode(packet, room) {
+        Ok(written) if written > len => Err(FramingError::OutOfBounds),
+        written => written,
+    }
+}
+
+/// What was published is copied behind other frames up to this size, where there is room already;
+/// beyond it, sharing it is cheaper.
+const COPIED_BYTES_MAX: usize = 256;
