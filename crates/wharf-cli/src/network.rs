@@ -174,6 +174,7 @@ fn limits(settings: &Settings) -> Result<Limits> {
         idle_write_timeout: unless_zero(limits.idle_write_timeout),
         send_queue_bytes_soft: usize::try_from(limits.send_queue_bytes_soft.0)?,
         send_queue_bytes_max: usize::try_from(limits.send_queue_bytes_max.0)?,
+        send_queue_soft_timeout: unless_zero(limits.send_queue_soft_timeout),
         close_flush_timeout: limits.close_flush_timeout,
         linger_timeout: limits.linger_timeout,
         linger_bytes_max: usize::try_from(limits.linger_bytes_max.0)?,

@@ -20,7 +20,7 @@ use crate::{
 /// of one connection belongs into [`Session`](Self::Session). A call must not block: it would hold
 /// up every session of its worker.
 ///
-/// For each session: `on_open`, then any number of `on_frame` and `on_timer`, then `on_close` once.
+/// For each session: `on_open`, then any number of the others, then `on_close` once.
 pub trait Handler: 'static {
     /// Your data, one per connection; made when it opens.
     type Session: Default + 'static;
@@ -46,6 +46,29 @@ pub trait Handler: 'static {
     /// Closes the session with [`CloseReason::HandlerError`].
     fn on_timer(&mut self, cx: &mut Context<'_, Self::Session>, key: u64) -> Result {
         let _ = (cx, key);
+        Ok(())
+    }
+
+    /// The session's send queue has gone above its
+    /// [soft mark](crate::Limits::send_queue_bytes_soft): nothing is received from the peer until
+    /// [`on_writable`](Self::on_writable). Called after the call that brought it there has returned.
+    /// Whoever produces for this session by itself should stop; one that stays above for
+    /// [`send_queue_soft_timeout`](crate::Limits::send_queue_soft_timeout) is aborted.
+    ///
+    /// # Errors
+    /// Closes the session with [`CloseReason::HandlerError`].
+    fn on_backpressure(&mut self, cx: &mut Context<'_, Self::Session>) -> Result {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// After [`on_backpressure`](Self::on_backpressure): the queue has gone down to half of the soft
+    /// mark.
+    ///
+    /// # Errors
+    /// Closes the session with [`CloseReason::HandlerError`].
+    fn on_writable(&mut self, cx: &mut Context<'_, Self::Session>) -> Result {
+        let _ = cx;
         Ok(())
     }
 

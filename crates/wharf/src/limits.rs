@@ -43,6 +43,10 @@ pub struct Limits {
     /// goes on at half of it. A peer that does not read its answers is not asked for more
     /// questions.
     pub send_queue_bytes_soft: usize,
+    /// How long a session may be above its soft mark without a break (10 s); then it is aborted with
+    /// [`SlowConsumer`](crate::CloseReason::SlowConsumer). A peer that reads, but always less than it
+    /// is sent, would hold that memory for ever. `None`: for ever.
+    pub send_queue_soft_timeout: Option<Duration>,
     /// Bytes queued for a peer above which a send is refused (1 MiB), and
     /// [`send`](crate::Context::send) aborts the session with
     /// [`SlowConsumer`](crate::CloseReason::SlowConsumer). Bounds the memory that a peer costs which
@@ -78,6 +82,7 @@ impl Default for Limits {
             idle_read_timeout: Some(Duration::from_secs(120)),
             idle_write_timeout: Some(Duration::from_secs(30)),
             send_queue_bytes_soft: 256 * 1024,
+            send_queue_soft_timeout: Some(Duration::from_secs(10)),
             send_queue_bytes_max: 1024 * 1024,
             control_bytes_max: 4 * 1024,
             topics_max: 1024,
@@ -111,6 +116,7 @@ impl Limits {
             ("frame_timeout", self.frame_timeout),
             ("idle_read_timeout", self.idle_read_timeout),
             ("idle_write_timeout", self.idle_write_timeout),
+            ("send_queue_soft_timeout", self.send_queue_soft_timeout),
         ] {
             if timeout == Some(Duration::ZERO) {
                 return refuse(&format!("{name} is 0, so that nobody could keep it; None is off"));
@@ -137,6 +143,10 @@ mod tests {
             (Limits { frame_timeout: zero, ..Limits::default() }, "frame_timeout"),
             (Limits { idle_read_timeout: zero, ..Limits::default() }, "idle_read_timeout"),
             (Limits { idle_write_timeout: zero, ..Limits::default() }, "idle_write_timeout"),
+            (
+                Limits { send_queue_soft_timeout: zero, ..Limits::default() },
+                "send_queue_soft_timeout",
+            ),
         ] {
             let error = limits.validate().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

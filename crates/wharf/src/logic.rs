@@ -42,6 +42,8 @@ pub(crate) trait Service {
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]);
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64);
     fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event);
+    fn on_backpressure(&mut self, session: &mut Session, shared: &mut Shared);
+    fn on_writable(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_close(&mut self, session: &mut Session, shared: &mut Shared, reason: CloseReason);
     fn on_connect_failed(
         &mut self,
@@ -298,6 +300,18 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
         };
         self.call(session, shared, |logic, session, shared| {
             logic.with_context(session, shared, |_, cx| call(cx))
+        });
+    }
+
+    fn on_backpressure(&mut self, session: &mut Session, shared: &mut Shared) {
+        self.call(session, shared, |logic, session, shared| {
+            logic.with_context(session, shared, |handler, cx| handler.on_backpressure(cx))
+        });
+    }
+
+    fn on_writable(&mut self, session: &mut Session, shared: &mut Shared) {
+        self.call(session, shared, |logic, session, shared| {
+            logic.with_context(session, shared, |handler, cx| handler.on_writable(cx))
         });
     }
 

@@ -29,6 +29,10 @@ pub struct Stats {
     pub sends: u64,
     /// Bytes that were queued for sessions when they were aborted.
     pub bytes_lost: u64,
+    /// Times that a session's send queue went above its soft mark.
+    pub soft_marks_crossed: u64,
+    /// Reliable frames that a session's send queue had no room for below its hard mark.
+    pub hard_marks_reached: u64,
     /// Frames of [`Class::DropNewest`](crate::Class::DropNewest) that were dropped.
     pub dropped_newest: u64,
     /// Frames of [`Class::DropOldest`](crate::Class::DropOldest) that were dropped.
@@ -77,6 +81,8 @@ impl Stats {
         self.bytes_sent += other.bytes_sent;
         self.sends += other.sends;
         self.bytes_lost += other.bytes_lost;
+        self.soft_marks_crossed += other.soft_marks_crossed;
+        self.hard_marks_reached += other.hard_marks_reached;
         self.dropped_newest += other.dropped_newest;
         self.dropped_oldest += other.dropped_oldest;
         self.dropped_latest += other.dropped_latest;

@@ -173,6 +173,14 @@ impl<H: 'static, S: Default + 'static> Handler for Routed<H, S> {
         self.router.dispatch(&mut self.state, cx, frame)
     }
 
+    fn on_backpressure(&mut self, cx: &mut Context<'_, S>) -> Result {
+        self.router.table.hooks.backpressure.map_or(Ok(()), |hook| hook(&mut self.state, cx))
+    }
+
+    fn on_writable(&mut self, cx: &mut Context<'_, S>) -> Result {
+        self.router.table.hooks.writable.map_or(Ok(()), |hook| hook(&mut self.state, cx))
+    }
+
     fn on_timer(&mut self, cx: &mut Context<'_, S>, key: u64) -> Result {
         self.router.table.hooks.timer.map_or(Ok(()), |hook| hook(&mut self.state, cx, key))
     }
@@ -305,6 +313,8 @@ impl<H, S> Call<H, S> for Raw<H, S> {
 /// What [`Routed`] calls for events that are no frames.
 struct Hooks<H, S> {
     open: Option<OpenFn<H, S>>,
+    backpressure: Option<OpenFn<H, S>>,
+    writable: Option<OpenFn<H, S>>,
     timer: Option<TimerFn<H, S>>,
     close: Option<CloseFn<H, S>>,
     connect_failed: Option<ConnectFailedFn<H>>,
@@ -317,7 +327,14 @@ type ConnectFailedFn<H> = fn(&mut H, SocketAddr, &io::Error, Option<Duration>);
 
 impl<H, S> Default for Hooks<H, S> {
     fn default() -> Self {
-        Self { open: None, timer: None, close: None, connect_failed: None }
+        Self {
+            open: None,
+            backpressure: None,
+            writable: None,
+            timer: None,
+            close: None,
+            connect_failed: None,
+        }
     }
 }
 

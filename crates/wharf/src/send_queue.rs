@@ -21,9 +21,9 @@ pub(crate) struct SendQueue {
     /// Bytes in `line` and `tail`.
     waiting_bytes: usize,
     /// Bytes that the port has.
-    in_flight_bytes: usize,
+    in_flight_bytes: u32,
     /// Bytes of frames that go first.
-    control_bytes: usize,
+    control_bytes: u32,
     special: Option<Box<Special>>,
 }
 
@@ -60,25 +60,25 @@ impl SendQueue {
     /// Everything that has not been handed to the system: waiting and in flight.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.waiting_bytes + self.in_flight_bytes + self.control_bytes
+        self.waiting_bytes + (self.in_flight_bytes + self.control_bytes) as usize
     }
 
     /// Whether another `len` bytes in line keep it within `limit`. Frames that go first have their
     /// own.
     #[inline]
     pub(crate) fn fits(&self, len: usize, limit: usize) -> bool {
-        (self.waiting_bytes + self.in_flight_bytes).saturating_add(len) <= limit
+        (self.waiting_bytes + self.in_flight_bytes as usize).saturating_add(len) <= limit
     }
 
     /// Bytes of waiting frames that go first.
     pub(crate) fn control_bytes(&self) -> usize {
-        self.control_bytes
+        self.control_bytes as usize
     }
 
     /// Whether nothing waits to be sent.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting_bytes + self.control_bytes == 0
+        self.waiting_bytes + self.control_bytes as usize == 0
     }
 
     /// Appends one frame behind the others: `write` gets room for `len` bytes, in which may be what
@@ -205,7 +205,7 @@ impl SendQueue {
         if let Some((_, number)) = special.latest.iter().find(|(other, _)| *other == key) {
             let old = &mut self.line[(number - special.line_start) as usize];
             let others = self.waiting_bytes - old.len();
-            if others + self.in_flight_bytes + frame.len() > limit {
+            if others + self.in_flight_bytes as usize + frame.len() > limit {
                 return Latest::TooLarge;
             }
             self.waiting_bytes = others + frame.len();
@@ -227,7 +227,7 @@ impl SendQueue {
     /// Puts a frame before all that waits, behind others put so.
     pub(crate) fn push_control(&mut self, frame: Frame) {
         debug_assert!(!frame.is_empty());
-        self.control_bytes += frame.len();
+        self.control_bytes += frame.len() as u32;
         self.special.get_or_insert_default().control.push_back(frame);
     }
 
@@ -271,7 +271,7 @@ impl SendQueue {
             special.on_left(left, dropped);
         }
         self.waiting_bytes -= gather.bytes() - control_bytes;
-        self.in_flight_bytes = gather.bytes();
+        self.in_flight_bytes = gather.bytes() as u32;
     }
 
     #[cold]
@@ -283,7 +283,7 @@ impl SendQueue {
         }) {
             gather.push(frame);
         }
-        self.control_bytes -= gather.bytes();
+        self.control_bytes -= gather.bytes() as u32;
     }
 
     /// The send is over: everything that was in flight has been handed to the system.
@@ -294,7 +294,7 @@ impl SendQueue {
 
     /// Throws away what waits; returns how many bytes that was.
     pub(crate) fn clear(&mut self) -> usize {
-        let lost = self.waiting_bytes + self.control_bytes;
+        let lost = self.waiting_bytes + self.control_bytes as usize;
         *self = Self { in_flight_bytes: self.in_flight_bytes, ..Self::default() };
         lost
     }

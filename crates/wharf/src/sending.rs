@@ -62,6 +62,7 @@ impl Session {
         }
         let len = framing.encoded_len(packet.body.len());
         if !self.queue.fits(len, self.limits.send_queue_bytes_max) {
+            shared.stats.hard_marks_reached += 1;
             return Err(SendError::WouldExceed);
         }
         self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
@@ -125,7 +126,10 @@ impl Session {
         let (soft, max) = (self.limits.send_queue_bytes_soft, self.limits.send_queue_bytes_max);
         let stats = &mut shared.stats;
         match class {
-            Class::Reliable if !self.queue.fits(len, max) => return Err(SendError::WouldExceed),
+            Class::Reliable if !self.queue.fits(len, max) => {
+                stats.hard_marks_reached += 1;
+                return Err(SendError::WouldExceed);
+            }
             Class::Reliable if len <= COPIED_BYTES_MAX && self.queue.has_room_behind(len) => {
                 self.queue.append(&shared.pool, len, 0, |room| {
                     room.copy_from_slice(&frame);

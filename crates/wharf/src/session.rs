@@ -42,6 +42,9 @@ pub(crate) struct Session {
     pub(crate) unread: Option<Unread>,
     /// When the send that is in flight was started.
     pub(crate) send_started: Time,
+    /// Since when the send queue is above its soft mark, if it is.
+    pub(crate) above_since: Time,
+    pub(crate) is_above: bool,
     /// What arrived while frames were held back.
     pub(crate) kept_back: Option<FrameBuf>,
     /// `None` when no deadline is running.
@@ -138,6 +141,8 @@ impl Session {
             receiving: Receiving::new(now),
             unread: None,
             send_started: Time::ZERO,
+            above_since: Time::ZERO,
+            is_above: false,
             kept_back: None,
             deadline: None,
             user_timers: None,
@@ -162,7 +167,7 @@ impl Session {
     #[inline]
     pub(crate) fn needs_attention(&self) -> bool {
         let above = self.queue.bytes() > self.limits.send_queue_bytes_soft;
-        self.requested.is_some() || (above && !self.receiving.holds().has(Hold::SoftMark))
+        self.requested.is_some() || (above && !self.is_above)
     }
 
     /// Asks for the end; the first reason stands.

@@ -284,11 +284,39 @@ impl Worker {
         if let Some(reason) = session.take_request() {
             return self.end(id, reason);
         }
-        if session.queue.bytes() > session.limits.send_queue_bytes_soft {
-            session.receiving.hold(Hold::SoftMark, self.shared.now);
+        if session.queue.bytes() > session.limits.send_queue_bytes_soft && !session.is_above {
+            return self.on_above_soft_mark(id);
         }
         if session.receiving.holds().any() || !session.receiving.in_flight {
             self.hold_or_receive(id);
+        }
+    }
+
+    /// The send queue has gone above its soft mark.
+    #[cold]
+    fn on_above_soft_mark(&mut self, id: SessionId) {
+        let session = self.sessions.get(id).expect("an open session");
+        self.shared.stats.soft_marks_crossed += 1;
+        session.is_above = true;
+        session.above_since = self.shared.now;
+        session.arm(&mut self.shared);
+        // One that has not yet gone down to half of it is told nothing new.
+        if !session.receiving.holds().has(Hold::SoftMark) {
+            session.receiving.hold(Hold::SoftMark, self.shared.now);
+            let service = &mut self.services[usize::from(session.service)];
+            service.on_backpressure(session, &mut self.shared);
+        }
+        self.after_call(id);
+    }
+
+    /// The send queue has gone down to half of its soft mark after it was above.
+    #[cold]
+    fn on_below_half_of_soft_mark(&mut self, id: SessionId) {
+        let session = self.sessions.get(id).expect("looked up before");
+        session.release(&mut self.shared, Hold::SoftMark);
+        if session.is_open() {
+            self.services[usize::from(session.service)].on_writable(session, &mut self.shared);
+            self.after_call(id);
         }
     }
 
@@ -384,11 +412,10 @@ impl Worker {
             Stage::Open => session.queue.release(),
             Stage::Connecting | Stage::Lingering => {}
         }
-        if session.receiving.holds().has(Hold::SoftMark)
-            && session.queue.bytes() <= session.limits.send_queue_bytes_soft / 2
-            && session.release(&mut self.shared, Hold::SoftMark)
-        {
-            self.start_receive(id);
+        let (bytes, soft) = (session.queue.bytes(), session.limits.send_queue_bytes_soft);
+        session.is_above &= bytes > soft;
+        if session.receiving.holds().has(Hold::SoftMark) && bytes <= soft / 2 {
+            self.on_below_half_of_soft_mark(id);
         }
     }
 

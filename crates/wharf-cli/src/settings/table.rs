@@ -194,6 +194,14 @@ settings! {
             range: 1..=1_073_741_824,
             reason: "A peer that does not read its answers is not asked for more questions; the rest up to the hard limit is for what is sent to it unasked.",
         }
+        /// How long a session may be above that without a break before it is cut off as a slow
+        /// consumer. 0 turns it off.
+        send_queue_soft_timeout: Duration {
+            default: "10s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "A peer that reads, but always less than it is sent, would hold that memory for ever.",
+        }
         /// How long a closing session may take to send what is queued.
         close_flush_timeout: Duration {
             default: "5s",

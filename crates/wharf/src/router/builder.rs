@@ -93,6 +93,19 @@ impl<H: 'static, S: 'static> RouterBuilder<H, S> {
         self
     }
 
+    /// Called as [`Handler::on_backpressure`](crate::Handler::on_backpressure) by
+    /// [`Routed`](super::Routed).
+    pub fn on_backpressure(mut self, hook: fn(&mut H, &mut Context<'_, S>) -> Result) -> Self {
+        self.hooks.backpressure = Some(hook);
+        self
+    }
+
+    /// Called as [`Handler::on_writable`](crate::Handler::on_writable) by [`Routed`](super::Routed).
+    pub fn on_writable(mut self, hook: fn(&mut H, &mut Context<'_, S>) -> Result) -> Self {
+        self.hooks.writable = Some(hook);
+        self
+    }
+
     /// Called as [`Handler::on_close`](crate::Handler::on_close) by [`Routed`](super::Routed).
     pub fn on_close(mut self, hook: fn(&mut H, &mut Context<'_, S>, CloseReason)) -> Self {
         self.hooks.close = Some(hook);

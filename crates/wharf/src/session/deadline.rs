@@ -79,8 +79,11 @@ impl Session {
         let idle_write = (limits.idle_write_timeout)
             .filter(|_| self.send_in_flight)
             .map(|limit| (self.send_started + limit, Due::Close(CloseReason::IdleWrite)));
+        let above = (limits.send_queue_soft_timeout)
+            .filter(|_| self.is_above)
+            .map(|limit| (self.above_since + limit, Due::Close(CloseReason::SlowConsumer)));
         // Of two that pass together, the one that says more comes first.
-        let all = [first_frame, frame, idle_write, idle_read];
+        let all = [first_frame, frame, above, idle_write, idle_read];
         all.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 

@@ -121,6 +121,46 @@ fn try_send_only_refuses() {
     });
 }
 
+/// The handler is told when the queue goes above the soft mark, and when it has gone down to half of
+/// it; what it sends then goes behind the rest.
+#[test]
+fn the_handler_hears_of_the_soft_mark() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u32_be();
+        let count = 40;
+        let mut server = TestServer::with(engine, framing, calm(), move |cx, on| {
+            match on {
+                On::Frame(_) => (0..count).try_for_each(|_| cx.send(&[1; 16 * 1024]))?,
+                On::Backpressure => {
+                    assert!(cx.queued_bytes() > Limits::default().send_queue_bytes_soft);
+                    cx.send(b"much")?;
+                }
+                On::Writable => {
+                    assert!(cx.queued_bytes() <= Limits::default().send_queue_bytes_soft / 2);
+                    cx.send(b"go on")?;
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+        let mut client = Client::connect_narrow(server.address());
+        let id = server.opened();
+        client.write(&wire(&framing, &[b"flood"]));
+        let told = |event: &Event| match event {
+            Event::Backpressure(id) => Some((*id, true)),
+            Event::Writable(id) => Some((*id, false)),
+            _ => None,
+        };
+        assert_eq!(server.wait_for(told), (id, true));
+        let all = vec![&[1; 16 * 1024][..]; count];
+        let expected = wire(&framing, &[&all[..], &[b"much", b"go on"]].concat());
+        assert!(client.read(expected.len()) == expected);
+        assert_eq!(server.wait_for(told), (id, false));
+        drop(client);
+        assert_eq!(server.finish().stats.soft_marks_crossed, 1);
+    });
+}
+
 /// From another thread the hard mark is noticed by the worker, and means the same.
 #[test]
 fn sends_from_another_thread_abort_a_peer_that_does_not_read() {

@@ -87,6 +87,8 @@ pub(crate) enum On<'a> {
     Open,
     Frame(&'a [u8]),
     Timer(u64),
+    Backpressure,
+    Writable,
     Close(#[expect(dead_code, reason = "scripts do without; events carry it")] CloseReason),
 }
 
@@ -96,6 +98,8 @@ pub(crate) enum Event {
     Open(SessionId, SocketAddr),
     Frame(SessionId, Vec<u8>),
     Timer(SessionId, u64),
+    Backpressure(SessionId),
+    Writable(SessionId),
     Close(SessionId, CloseReason),
     ConnectFailed(io::ErrorKind, Option<Duration>),
 }
@@ -124,6 +128,16 @@ impl Handler for Scripted {
     fn on_timer(&mut self, cx: &mut Context<'_, ()>, key: u64) -> Result {
         self.tell(Event::Timer(cx.id(), key));
         (self.script)(cx, On::Timer(key))
+    }
+
+    fn on_backpressure(&mut self, cx: &mut Context<'_, ()>) -> Result {
+        self.tell(Event::Backpressure(cx.id()));
+        (self.script)(cx, On::Backpressure)
+    }
+
+    fn on_writable(&mut self, cx: &mut Context<'_, ()>) -> Result {
+        self.tell(Event::Writable(cx.id()));
+        (self.script)(cx, On::Writable)
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, ()>, reason: CloseReason) {
@@ -304,7 +318,10 @@ fn check_lives(events: &[Event]) {
             Event::Open(id, _) => {
                 assert_eq!(open.insert(*id, true), None, "{id} was opened again");
             }
-            Event::Frame(id, _) | Event::Timer(id, _) => {
+            Event::Frame(id, _)
+            | Event::Timer(id, _)
+            | Event::Backpressure(id)
+            | Event::Writable(id) => {
                 assert_eq!(open.get(id), Some(&true), "{event:?} outside its session's life");
             }
             Event::Close(id, _) => {

@@ -124,8 +124,12 @@ fn a_pause_stops_the_time_that_a_frame_has() {
 /// Above the soft mark nothing is received: half a frame waits as long as the peer does not read.
 #[test]
 fn the_soft_mark_stops_the_time_that_a_frame_has() {
-    let limits =
-        Limits { idle_write_timeout: None, send_queue_bytes_soft: 32 * 1024, ..Limits::default() };
+    let limits = Limits {
+        idle_write_timeout: None,
+        send_queue_bytes_soft: 32 * 1024,
+        send_queue_soft_timeout: None,
+        ..Limits::default()
+    };
     let Server { mut sim, closed } = server(limits);
     let client = sim.connect(ADDRESS, FRAMING);
     client.set_reading(false);

@@ -2,5 +2,6 @@
 
 mod classes;
 mod deadlines;
+mod marks;
 mod support;
 mod topics;
