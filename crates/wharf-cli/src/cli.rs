@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand, value_parser};
 use clap_complete::Shell;
 
 use crate::settings::{self, Loaded, Problems, Sources};
@@ -12,7 +12,7 @@ use crate::{bench, doctor};
 pub(crate) enum Invocation {
     Serve(Loaded),
     PrintConfig(Loaded),
-    BenchEcho(bench::Options),
+    Bench(bench::Bench),
     Doctor(doctor::Options, Result<Loaded, Problems>),
     Completions(Shell),
     Man,
@@ -27,11 +27,8 @@ pub(crate) fn parse() -> Invocation {
     match matches.subcommand() {
         None => serve(&matches),
         Some(("serve", matches)) => serve(matches),
-        Some(("bench", matches)) => match matches.subcommand() {
-            Some((_, matches)) => bench_echo(matches),
-            None => unreachable_subcommand(),
-        },
-        Some(("dummy", matches)) => bench_echo(matches),
+        Some(("bench", matches)) => Invocation::Bench(typed(matches)),
+        Some(("dummy", matches)) => Invocation::Bench(bench::Bench::Echo(typed(matches))),
         Some(("doctor", matches)) => Invocation::Doctor(typed(matches), load(matches)),
         Some(("completions", matches)) => match matches.get_one("shell") {
             Some(shell) => Invocation::Completions(*shell),
@@ -58,13 +55,16 @@ pub(crate) fn command() -> Command {
                 .after_help(EXAMPLES),
         )
         .subcommand(
-            Command::new("bench")
+            bench::Bench::augment_subcommands(Command::new("bench"))
                 .about("Load a server and verify every byte that comes back")
                 .subcommand_required(true)
                 .arg_required_else_help(true)
-                .subcommand(bench_echo_command("echo").alias("dummy")),
+                .after_help("Exit status: 0 every answer was right, 1 one was not, 2 wrong usage"),
         )
-        .subcommand(bench_echo_command("dummy").about("The same as `wharf bench echo`"))
+        .subcommand(
+            bench::Echo::augment_args(Command::new("dummy"))
+                .about("The same as `wharf bench echo`"),
+        )
         .subcommand(
             doctor::Options::augment_args(Command::new("doctor"))
                 .about("Tell what this machine allows and what to do about the rest")
@@ -123,23 +123,12 @@ fn config_argument() -> Arg {
         .help("Read settings from this TOML file instead of wharf.toml")
 }
 
-fn bench_echo_command(name: &'static str) -> Command {
-    bench::Options::augment_args(Command::new(name)).about(
-        "Closed-loop echo load: each connection keeps `--depth` messages under way; exit status 1 \
-         if any byte was wrong",
-    )
-}
-
 fn serve(matches: &ArgMatches) -> Invocation {
     match load(matches) {
         Ok(loaded) if matches.get_flag("print-config") => Invocation::PrintConfig(loaded),
         Ok(loaded) => Invocation::Serve(loaded),
         Err(problems) => Invocation::Misconfigured(problems),
     }
-}
-
-fn bench_echo(matches: &ArgMatches) -> Invocation {
-    Invocation::BenchEcho(typed(matches))
 }
 
 fn load(matches: &ArgMatches) -> Result<Loaded, Problems> {

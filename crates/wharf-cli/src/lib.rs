@@ -30,7 +30,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli::parse() {
         Invocation::Serve(loaded) => serve::run(&loaded.settings),
         Invocation::PrintConfig(loaded) => generate::print(&settings::effective(&loaded)),
-        Invocation::BenchEcho(options) => bench::run(&options),
+        Invocation::Bench(bench) => bench::run(&bench),
         Invocation::Doctor(options, loaded) => doctor::run(&options, &loaded),
         Invocation::Completions(shell) => generate::completions(shell),
         Invocation::Man => generate::man(),

@@ -57,8 +57,12 @@ impl Drop for Server {
 
 /// Runs the load to its end and gives exit status, standard output, standard error.
 fn bench(addr: SocketAddr, options: &str) -> (i32, String, String) {
+    bench_kind("echo", addr, options)
+}
+
+fn bench_kind(kind: &str, addr: SocketAddr, options: &str) -> (i32, String, String) {
     let mut command = wharf();
-    command.args(["bench", "echo", "--addr", &addr.to_string(), "--warmup", "0"]);
+    command.args(["bench", kind, "--addr", &addr.to_string(), "--warmup", "0"]);
     if !options.contains("--duration") {
         command.args(["--duration", "50ms"]);
     }
@@ -70,7 +74,11 @@ fn bench(addr: SocketAddr, options: &str) -> (i32, String, String) {
 
 /// Runs the load with `--json`; the exit status and the result.
 fn bench_json(addr: SocketAddr, options: &str) -> (i32, Value) {
-    let (status, output, errors) = bench(addr, &format!("{options} --json"));
+    bench_kind_json("echo", addr, options)
+}
+
+fn bench_kind_json(kind: &str, addr: SocketAddr, options: &str) -> (i32, Value) {
+    let (status, output, errors) = bench_kind(kind, addr, &format!("{options} --json"));
     let result = serde_json::from_str(&output);
     (status, result.unwrap_or_else(|error| panic!("{error} in {output:?}, {errors:?}")))
 }
@@ -133,6 +141,208 @@ fn more_may_be_under_way_than_the_server_queues() {
 }
 
 #[test]
+fn an_open_loop_sends_what_was_asked_for() {
+    let server = Server::start("study");
+    for (rate, arrival, depth) in [
+        ("500", "poisson", 1),
+        ("500", "even", 64),
+        ("200..800", "even", 64),
+        ("300,700", "even", 9),
+    ] {
+        let options = format!(
+            "--rate {rate} --arrival {arrival} --depth {depth} --size 1..2KiB --connections 5 \
+             --duration 1s --grace 60s"
+        );
+        let (status, result) = bench_json(server.addr, &options);
+        assert_eq!(status, 0, "{options}: {result:#}");
+        assert_eq!(result["closed_loop"], false, "{options}");
+        // What was meant for the measured time has a latency, whether it was answered in it or not.
+        let count = |name: &str| result[name].as_u64().expect("a number");
+        let sent = count("answers_verified") + count("unsent");
+        assert!((350..=700).contains(&sent), "{options}: {result:#}");
+        assert!(result["latency_ns"]["p50"].as_u64() > Some(0), "{options}: {result:#}");
+        let steps = result["steps"].as_array().unwrap();
+        assert_eq!(steps.len(), if rate.contains(',') { 2 } else { 0 }, "{options}");
+        if let [first, second] = &steps[..] {
+            let asked = |step: &Value| step["asked_per_second"].as_f64().unwrap();
+            assert!((asked(first) - 300.0).abs() < 40.0, "{result:#}");
+            assert!((asked(second) - 700.0).abs() < 60.0, "{result:#}");
+        }
+    }
+}
+
+/// Takes the connection and everything that comes on it, and answers nothing.
+fn mute_server() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+        }
+    });
+    addr
+}
+
+#[test]
+fn messages_that_could_not_be_sent_count_as_slow() {
+    // One under way each; what is meant to follow waits until the end.
+    let options = "--rate 2000 --arrival even --depth 1 --connections 4 --duration 1s --grace 50ms";
+    let (status, result) = bench_json(mute_server(), options);
+    assert_eq!((status, &result["errors"]["lost"]), (1, &4.into()), "{result:#}");
+    let unsent = result["unsent"].as_u64().unwrap();
+    assert!((1900..=2000).contains(&unsent), "{result:#}");
+    let median = result["latency_ns"]["p50"].as_u64().unwrap();
+    assert!((400_000_000..600_000_000).contains(&median), "half of a second: {result:#}");
+}
+
+#[test]
+fn visits_come_and_go() {
+    let server = Server::start("study");
+    for options in ["--messages 3", "--messages 0", "--rate 100 --connections 7", "--sources 3"] {
+        let (status, result) = bench_kind_json("connect", server.addr, options);
+        assert_eq!(status, 0, "{options}: {result:#}");
+        let opened = result["connections_opened"].as_u64().unwrap();
+        assert!(opened > 0, "{options}: {result:#}");
+        if options == "--messages 3" {
+            assert!(opened > 50, "more than at one time: {result:#}");
+            assert!(result["answers_verified"].as_u64().unwrap() <= 3 * opened, "{result:#}");
+        }
+    }
+    let addr = wrong_server(Fault::Alters, 1);
+    let (status, result) = bench_kind_json("connect", addr, "--messages 3 --connections 2");
+    assert_eq!(status, 1, "{result:#}");
+    assert!(result["errors"]["altered"].as_u64() > Some(0), "{result:#}");
+}
+
+/// Answers the first message of each connection and closes it.
+fn closing_server() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut frame = [0; 12 + 64];
+            let _ = stream.read_exact(&mut frame).and_then(|()| stream.write_all(&frame));
+        }
+    });
+    addr
+}
+
+#[test]
+fn idle_connections_are_held_and_missed_when_they_end() {
+    let server = Server::start_with("study", &["--limits-first-frame-timeout", "10s"]);
+    let (status, result) = bench_kind_json("idle", server.addr, "--connections 300");
+    assert_eq!((status, &result["answers_verified"]), (0, &300.into()), "{result:#}");
+    if cfg!(target_os = "linux") {
+        assert_eq!(result["server"]["pid"], server.process.id(), "found by its port");
+        assert!(result["server"]["resident_bytes"].as_u64() > Some(0), "{result:#}");
+    }
+    // Answers one message and closes: an hour ends as soon as nothing is left to hold.
+    let addr = closing_server();
+    let (status, result) = bench_kind_json("idle", addr, "--connections 3 --duration 1h");
+    assert_eq!((status, &result["errors"]["connection_lost"]), (1, &3.into()), "{result:#}");
+}
+
+#[test]
+fn repeats_have_medians_and_a_spread() {
+    let server = Server::start("study");
+    let (status, result) = bench_json(server.addr, "--repeats 3 --connections 2");
+    assert_eq!(status, 0, "{result:#}");
+    assert_eq!(result["repeats"].as_array().unwrap().len(), 3);
+    let rate = &result["medians"]["rate"];
+    let [min, median, max] = ["min", "median", "max"].map(|name| rate[name].as_f64().unwrap());
+    assert!(0.0 < min && min <= median && median <= max, "{rate}");
+    assert_eq!(result["messages_per_second"], median, "the run in the middle is shown");
+}
+
+#[test]
+fn a_page_and_a_log_are_written() {
+    let server = Server::start("study");
+    let folder = tempfile::tempdir().unwrap();
+    let (page, log) = (folder.path().join("page.html"), folder.path().join("latency.hdr"));
+    let options = format!(
+        "--rate 300,900 --duration 1s --repeats 2 --report {} --hdr {}",
+        page.display(),
+        log.display()
+    );
+    let (status, result) = bench_json(server.addr, &options);
+    assert_eq!(status, 0, "{result:#}");
+    let page = std::fs::read_to_string(page).unwrap();
+    for expected in [
+        "<!DOCTYPE html>",
+        "prefers-color-scheme:dark",
+        "latency by percentile",
+        "Steps of the rate",
+        "open connections",
+        "2 runs",
+        "drain",
+        "Settings and machine",
+        "name=\"viewport\"",
+    ] {
+        assert!(page.contains(expected), "{expected:?} is missing");
+    }
+    assert!(page.matches("<svg").count() >= 4, "a picture for each curve");
+    for request in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "<link"] {
+        assert!(!page.contains(request), "{request:?}: the page would ask somebody else");
+    }
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.lines().any(|line| line.starts_with("#[BaseTime: ")), "{log}");
+    assert!(log.lines().any(|line| line.contains(",HISTFAAAA")), "{log}");
+}
+
+#[test]
+fn a_result_is_held_against_an_earlier_one() {
+    let server = Server::start("study");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, options: &str| {
+        let (status, output, _) = bench(server.addr, &format!("{options} --json"));
+        assert_eq!(status, 0);
+        let path = folder.path().join(name);
+        std::fs::write(&path, output).unwrap();
+        path.display().to_string()
+    };
+    let closed = file("closed.json", "--connections 2");
+    let open = file("open.json", "--connections 2 --rate 200 --arrival even --duration 500ms");
+    let options = format!("--connections 2 --baseline {closed} --fail-on rate=-100%,p99=+1e9%");
+    let (status, output, errors) = bench(server.addr, &options);
+    assert_eq!(status, 0, "{output}{errors}");
+    assert!(output.contains("B - A"), "{output}");
+    let rates =
+        format!("--rate 20 --arrival even --duration 500ms --connections 2 --baseline {open}");
+    let (status, _, errors) = bench(server.addr, &format!("{rates} --fail-on rate=-50%"));
+    assert_eq!(status, 1, "{errors}");
+    assert!(errors.contains("worse: rate went from "), "{errors}");
+    let (status, _, errors) = bench(server.addr, &format!("--connections 2 --baseline {open}"));
+    assert_eq!(status, 1);
+    assert!(errors.contains("cannot be compared"), "{errors}");
+    let mut compare = wharf();
+    let output = compare.args(["bench", "compare", &closed, &closed]).output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("+0.0 %"));
+}
+
+#[test]
+fn a_file_says_what_several_groups_do() {
+    let server = Server::start("study");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mix.toml");
+    let text = "duration = \"400ms\"\n\
+                [[group]]\nname = \"busy\"\nkind = \"echo\"\nrate = 400\nconnections = 4\n\
+                [[group]]\nkind = \"connect\"\nconnections = 2\n\
+                [[group]]\nkind = \"idle\"\nconnections = 30\n";
+    std::fs::write(&file, text).unwrap();
+    let (status, result) = bench_kind_json("mix", server.addr, &file.display().to_string());
+    assert_eq!(status, 0, "{result:#}");
+    let groups = result["groups"].as_array().unwrap();
+    assert_eq!((groups.len(), &groups[0]["settings"]["name"]), (3, &"busy".into()));
+    let verified = |group: usize| groups[group]["figures"]["answers_verified"].as_u64().unwrap();
+    assert!(verified(0) > 50 && verified(1) > 0 && verified(2) == 30, "{result:#}");
+    std::fs::write(&file, "[[group]]\nkind = \"echo\"\nspeed = 5\n").unwrap();
+    let (status, _, errors) = bench_kind("mix", server.addr, &file.display().to_string());
+    assert_eq!(status, 2);
+    assert!(errors.contains("mix.toml: group 1: `echo` has no key `speed`"), "{errors}");
+}
+
+#[test]
 fn the_table_says_what_was_measured_and_how() {
     let server = Server::start("study");
     let (status, output, _) = bench(server.addr, "--connections 2");
@@ -184,6 +394,10 @@ fn sizes_that_a_framing_cannot_carry_are_wrong_usage() {
         ("--framing tutorial --size 65531", "tutorial framing, which takes up to 65,530 bytes"),
         ("--size 1MiB --depth 65536", "more than 1 GiB under way on each connection"),
         ("--size 1TiB", "more than 1 GiB"),
+        ("--rate 0", "--rate"),
+        ("--rate 1 --connections 1000", "fewer --connections, or a higher --rate"),
+        ("--size 9..8", "--size"),
+        ("--arrival even", "--rate"),
     ] {
         let (status, output, errors) = bench(nowhere, options);
         assert_eq!((status, output.as_str()), (2, ""), "{options}: {errors}");

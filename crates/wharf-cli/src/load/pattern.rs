@@ -4,6 +4,11 @@
 //! received. Each word is the one before plus a constant, which costs an addition for 8 bytes and
 //! still makes a byte that was altered, moved, or left over from another message differ.
 
+use std::fmt;
+use std::str::FromStr;
+
+use crate::settings::{Bytes, parse_value};
+
 /// Writes and checks the bodies of messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Pattern {
@@ -18,6 +23,48 @@ pub(crate) struct Pattern {
 pub(crate) struct Message {
     pub(crate) connection: u64,
     pub(crate) sequence: u64,
+}
+
+/// How long bodies are: all the same, or anything from the shortest to the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) shortest: usize,
+    pub(crate) longest: usize,
+}
+
+impl Sizes {
+    /// The length of this message's body; it follows from the message, so that it can be checked.
+    #[inline]
+    pub(crate) fn of(self, message: Message) -> usize {
+        if self.shortest == self.longest {
+            return self.shortest;
+        }
+        let span = (self.longest - self.shortest) as u64 + 1;
+        self.shortest + (mix(message.seed().rotate_left(17)) % span) as usize
+    }
+}
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size = |text: &str| parse_value::<Bytes>(text, "bytes").map(|bytes| bytes.0 as usize);
+        let (shortest, longest) = match text.split_once("..") {
+            Some((shortest, longest)) => (size(shortest)?, size(longest)?),
+            None => (size(text)?, size(text)?),
+        };
+        if shortest > longest {
+            return Err("the longest size comes after the `..`".to_owned());
+        }
+        Ok(Self { shortest, longest })
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shortest, longest) = (Bytes(self.shortest as u64), Bytes(self.longest as u64));
+        if shortest == longest { longest.fmt(f) } else { write!(f, "{shortest} to {longest}") }
+    }
 }
 
 impl Pattern {
@@ -81,7 +128,7 @@ impl Message {
 }
 
 #[inline]
-fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -145,6 +192,18 @@ mod tests {
             let first = pattern.fill(message(3, 0), 0, 8).to_vec();
             assert!((0..1000).all(|other| other == 3 || !pattern.is(message(other, 0), &first)));
         }
+    }
+
+    #[test]
+    fn sizes_are_spread_and_follow_from_the_message() {
+        let sizes: Sizes = "16..1KiB".parse().unwrap();
+        let all: Vec<_> = (0..4000).map(|sequence| sizes.of(message(9, sequence))).collect();
+        assert!(all.iter().all(|size| (16..=1024).contains(size)));
+        let mean = all.iter().sum::<usize>() / all.len();
+        assert!((500..540).contains(&mean), "{mean}");
+        assert_eq!(sizes.of(message(9, 5)), all[5]);
+        assert_eq!("64".parse::<Sizes>().unwrap().of(message(1, 1)), 64);
+        assert!(["", "x", "9..8", "1..", "..4"].iter().all(|text| text.parse::<Sizes>().is_err()));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::report::duration_text;
+use super::series::Point;
 use crate::settings::grouped;
 
 /// Shows how far the load is.
@@ -12,13 +14,7 @@ pub(crate) struct Progress {
     /// `None`: standard error is no terminal.
     bar: Option<ProgressBar>,
     started: Instant,
-    shown: Shown,
-}
-
-/// What was shown last.
-struct Shown {
-    at: Instant,
-    bytes: u64,
+    shown: Instant,
 }
 
 impl Progress {
@@ -30,24 +26,23 @@ impl Progress {
             ProgressBar::new(millis.max(1)).with_style(style)
         });
         let now = Instant::now();
-        Self { bar, started: now, shown: Shown { at: now, bytes: 0 } }
+        Self { bar, started: now, shown: now }
     }
 
     /// How long until something new should be shown.
     pub(crate) fn due_in(&self) -> Duration {
-        INTERVAL.saturating_sub(self.shown.at.elapsed())
+        INTERVAL.saturating_sub(self.shown.elapsed())
     }
 
-    /// Shows what is going on. `bytes` have come back in all, `message_bytes` in each message.
-    pub(crate) fn show(&mut self, doing: &str, connections: u64, bytes: u64, message_bytes: u64) {
+    /// Shows what is going on; `latest` is the last interval that is over.
+    pub(crate) fn show(&mut self, doing: &str, connections: u64, latest: Option<&Point>) {
         let now = Instant::now();
-        let seconds = now.duration_since(self.shown.at).as_secs_f64().max(f64::MIN_POSITIVE);
-        let messages = bytes.saturating_sub(self.shown.bytes) as f64 / message_bytes as f64;
-        let per_second = grouped((messages / seconds) as u64);
-        self.shown = Shown { at: now, bytes };
+        self.shown = now;
         let elapsed = now.duration_since(self.started);
+        let per_second = grouped(latest.map_or(0, |point| point.messages_per_second as u64));
+        let p99 = latest.map_or("-".to_owned(), |point| duration_text(point.p99_ns));
         let line = format!(
-            "{:3.0} s  {doing}  {per_second} messages/s  {connections} connections",
+            "{:3.0} s  {doing}  {per_second} messages/s  p99 {p99}  {connections} connections",
             elapsed.as_secs_f64()
         );
         match &self.bar {

@@ -1,229 +1,452 @@
 //! The result, for people and as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::engine::Outcome;
+use super::figures::{Figures, Median, Percentiles, medians};
+use super::machine::Machine;
+use super::scenario::{Group, Kind, Scenario};
 use super::tally::{ErrorKind, Tally};
-use crate::bench::Options;
 use crate::settings::{Bytes, grouped};
 
-/// All that a load has found out.
-pub(crate) struct Outcome<'a> {
-    pub(crate) options: &'a Options,
-    /// The engine of the load itself, as programs and as people are told it.
-    pub(crate) engine: String,
-    pub(crate) engine_detail: String,
-    pub(crate) workers: usize,
-    /// Connections that were made.
-    pub(crate) opened: u64,
-    /// How long answers were counted.
-    pub(crate) measured: Duration,
-    /// Processor time of this process meanwhile, where the system tells.
-    pub(crate) processor_time: Option<Duration>,
-    pub(crate) was_interrupted: bool,
-    /// No connection was left before the time was over.
-    pub(crate) ended_early: bool,
-    /// Why connections could not be made, if some could not: the first reason.
-    pub(crate) connect_error: Option<String>,
-    pub(crate) tally: Tally,
+/// All that a load has found out, in one run or several.
+pub(crate) struct Report<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) machine: Machine,
+    /// At least one.
+    pub(crate) runs: Vec<Outcome>,
 }
 
-impl Outcome<'_> {
+impl Report<'_> {
     /// Whether every byte of every answer was right, and every connection held.
     pub(crate) fn is_right(&self) -> bool {
-        self.tally.errors() == 0
+        self.runs.iter().all(|run| run.errors() == 0)
     }
 
-    fn messages(&self) -> u64 {
-        self.tally.latency.len()
+    /// The run whose rate is in the middle: what is shown is what one run saw.
+    pub(crate) fn shown(&self) -> &Outcome {
+        let mut by_rate: Vec<_> = self.runs.iter().collect();
+        by_rate.sort_by(|a, b| {
+            a.figures().messages_per_second.total_cmp(&b.figures().messages_per_second)
+        });
+        by_rate[by_rate.len() / 2]
     }
 
-    fn messages_per_second(&self) -> f64 {
-        per_second(self.messages() as f64, self.measured)
-    }
-
-    fn bytes_per_second(&self) -> f64 {
-        self.messages_per_second() * self.options.size.0 as f64
-    }
-
-    /// Processor time over time and workers: at 1, the load could not do more.
-    fn processor_share(&self) -> Option<f64> {
-        let cores = per_second(self.processor_time?.as_secs_f64(), self.measured);
-        Some(cores / self.workers as f64)
-    }
-
-    fn is_client_the_limit(&self) -> bool {
-        self.processor_share().is_some_and(|share| share > BUSY_SHARE)
-    }
-
-    /// Nanoseconds that this part of all answers took at most; `None` without answers.
-    fn latency(&self, quantile: f64) -> Option<u64> {
-        (self.messages() > 0).then(|| self.tally.latency.value_at_quantile(quantile))
-    }
-
-    fn latency_max(&self) -> Option<u64> {
-        (self.messages() > 0).then(|| self.tally.latency.max())
+    /// Everything of all runs, for the errors.
+    pub(crate) fn total(&self) -> Tally {
+        let mut total = Tally::new();
+        self.runs.iter().for_each(|run| total.add(&run.total()));
+        total
     }
 
     /// The result for people.
     pub(crate) fn text(&self) -> String {
-        let options = self.options;
-        let mut text = format!(
-            "wharf bench echo   {}   {} framing   engine {}   {}\n  {} x {} under way, {} each, {} \
-             measured after {} of warm-up{}\n\n",
-            options.addr,
-            options.framing,
-            self.engine_detail,
-            counted(self.workers as u64, "worker"),
-            counted(self.opened, "connection"),
-            counted(options.depth.into(), "message"),
-            options.size,
-            milliseconds(self.measured),
-            milliseconds(options.warmup),
-            match () {
-                () if self.was_interrupted => " (interrupted)",
-                () if self.ended_early => " (then no connection was left)",
-                () => "",
-            },
-        );
+        let run = self.shown();
+        let mut text = self.heading(run);
+        let figures = run.figures();
         let mut row = |name: &str, value: String| {
             let _ = writeln!(text, "  {name:<10}  {value}");
         };
-        let messages = grouped(self.messages());
-        row("messages", format!("{messages}   {}/s", grouped(self.messages_per_second() as u64)));
-        row("payload", format!("{:.2} MB/s each way", self.bytes_per_second() / 1e6));
-        let latency = |ns: Option<u64>| ns.map_or("-".to_owned(), duration_text);
-        row(
-            "latency",
-            format!(
-                "p50 {}   p99 {}   p99.9 {}   max {}",
-                latency(self.latency(0.5)),
-                latency(self.latency(0.99)),
-                latency(self.latency(0.999)),
-                latency(self.latency_max())
-            ),
-        );
-        if let Some(share) = self.processor_share() {
+        let messages = grouped(figures.messages);
+        let per_second = grouped(figures.messages_per_second as u64);
+        row(self.unit(), format!("{messages}   {per_second}/s"));
+        row("payload", format!("{:.2} MB/s each way", figures.payload_bytes_per_second / 1e6));
+        row("latency", percentiles_text(&figures.latency_ns));
+        if let Some(lateness) = &figures.lateness_ns {
+            row("own delay", percentiles_text(lateness));
+        }
+        if figures.unsent > 0 {
+            let unsent = grouped(figures.unsent);
+            row("not sent", format!("{unsent} messages: too many were under way already"));
+        }
+        if let Some(share) = run.processor_share() {
             row("own CPU", format!("{:.0} % of a core for each worker", share * 100.0));
         }
-        self.write_errors(&mut text);
-        if self.is_client_the_limit() {
-            text.push_str(
-                "\nThe load itself used up its processors: it is the limit, not the server. Give it \
-                 more --workers, or another machine.\n",
+        if let Some(server) = run.server_figures() {
+            let per_message = server.processor_ns_per_message;
+            row(
+                "server",
+                format!(
+                    "pid {}   {:.0} % of a core{}   {:.1} MB resident",
+                    server.pid,
+                    server.processors * 100.0,
+                    per_message
+                        .map(|ns| format!(", {} a message", duration_text(ns as u64)))
+                        .unwrap_or_default(),
+                    server.resident_bytes as f64 / 1e6
+                ),
             );
+            if self.scenario.groups.iter().any(|group| matches!(group.kind, Kind::Idle { .. })) {
+                let bytes = server.resident_bytes_per_session;
+                row(
+                    "memory",
+                    format!("{bytes:.0} bytes for each of {} sessions", grouped(run.opened)),
+                );
+            }
         }
-        text.push_str(CLOSED_LOOP);
+        self.write_medians(&mut text);
+        write_steps(&mut text, run);
+        self.write_groups(&mut text, run);
+        self.write_errors(&mut text);
+        self.write_warnings(&mut text, run);
         text
     }
 
+    fn unit(&self) -> &'static str {
+        let is = |wanted: fn(&Kind) -> bool| {
+            self.scenario.groups.iter().all(|group| wanted(&group.kind))
+        };
+        if is(|kind| matches!(kind, Kind::Connect { .. })) {
+            "visits"
+        } else if is(|kind| matches!(kind, Kind::Chat(_))) {
+            "deliveries"
+        } else {
+            "messages"
+        }
+    }
+
+    fn heading(&self, run: &Outcome) -> String {
+        let scenario = self.scenario;
+        let first = &scenario.groups[0];
+        let mut text = format!(
+            "wharf bench {}   {}   {} framing   engine {}   {}\n",
+            scenario.name,
+            first.addr,
+            first.framing,
+            run.engine_detail,
+            counted(run.workers as u64, "worker"),
+        );
+        for group in &scenario.groups {
+            let name =
+                if scenario.groups.len() > 1 { format!("{}: ", group.name) } else { String::new() };
+            let _ = writeln!(text, "  {name}{}", description(group));
+        }
+        let _ = writeln!(
+            text,
+            "  {} measured after {} of warm-up{}\n",
+            milliseconds(run.measured),
+            milliseconds(scenario.warmup),
+            match () {
+                () if run.was_interrupted => " (interrupted)",
+                () if run.ended_early => " (then no connection was left)",
+                () => "",
+            },
+        );
+        text
+    }
+
+    fn write_medians(&self, text: &mut String) {
+        if self.runs.len() < 2 {
+            return;
+        }
+        let _ = writeln!(text, "  {} runs: median (smallest to largest)", self.runs.len());
+        for (name, Median { median, min, max }) in medians(&self.runs) {
+            let shown = |value| metric_text(name, value);
+            let _ = writeln!(
+                text,
+                "    {name:<14}  {} ({} to {})",
+                shown(median),
+                shown(min),
+                shown(max)
+            );
+        }
+    }
+
+    fn write_groups(&self, text: &mut String, run: &Outcome) {
+        if run.tallies.len() < 2 {
+            return;
+        }
+        for (group, tally) in self.scenario.groups.iter().zip(&run.tallies) {
+            let figures = Figures::new(tally, run.measured);
+            let _ = writeln!(
+                text,
+                "  {:<10}  {}/s   {}",
+                group.name,
+                grouped(figures.messages_per_second as u64),
+                percentiles_text(&figures.latency_ns)
+            );
+        }
+    }
+
     fn write_errors(&self, text: &mut String) {
-        let verified = grouped(self.tally.verified);
+        let total = self.total();
+        let verified = grouped(total.verified);
         if self.is_right() {
             let _ =
                 writeln!(text, "  errors      none: all {verified} answers had every byte right");
             return;
         }
-        let _ = writeln!(
-            text,
-            "  errors      {}, beside {verified} right answers",
-            grouped(self.tally.errors())
-        );
-        for (kind, &errors) in &self.tally.errors {
+        let errors = grouped(total.errors());
+        let _ = writeln!(text, "  errors      {errors}, beside {verified} right answers");
+        for (kind, &errors) in &total.errors {
             let reasons = match kind {
-                ErrorKind::ConnectFailed => self.connect_error.clone().unwrap_or_default(),
-                ErrorKind::ConnectionLost => {
-                    let lost = self.tally.lost_connections.iter();
-                    lost.map(|(reason, count)| format!("{reason} {count}"))
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                }
+                ErrorKind::ConnectFailed => self.connect_error().unwrap_or_default(),
+                ErrorKind::ConnectionLost => reasons_text(&total.lost_connections),
                 _ => String::new(),
             };
             let reasons = if reasons.is_empty() { reasons } else { format!(" ({reasons})") };
             let _ = writeln!(text, "    {:>9}  {}{reasons}", grouped(errors), kind.meaning());
         }
-        if let Some(first) = &self.tally.first_error {
+        if let Some(first) = &total.first_error {
             let _ = writeln!(text, "  first error\n    {first}");
         }
-        if self.tally.verified == 0 {
+        if total.verified == 0 {
             self.write_advice(text);
         }
     }
 
+    fn connect_error(&self) -> Option<String> {
+        self.runs.iter().find_map(|run| run.connect_error.clone())
+    }
+
     /// What to look at if not one answer was right.
     fn write_advice(&self, text: &mut String) {
-        let Options { addr, framing, size, .. } = self.options;
-        let _ = write!(text, "  Does {addr} echo in {framing} framing");
-        if size.0 > USUAL_FRAME_BYTES_MAX {
+        let group = &self.scenario.groups[0];
+        let Some(sizes) = group.sizes() else { return };
+        let _ = write!(text, "  Does {} echo in {} framing", group.addr, group.framing);
+        if sizes.longest as u64 > USUAL_FRAME_BYTES_MAX {
             let usual = Bytes(USUAL_FRAME_BYTES_MAX);
             let _ = write!(
                 text,
-                ", and messages of {size} (wharf serve takes {usual} unless \
+                ", and messages of {sizes} (wharf serve takes {usual} unless \
                  --limits-frame-bytes-max says more)"
             );
         }
         text.push_str("?\n");
     }
 
+    fn write_warnings(&self, text: &mut String, run: &Outcome) {
+        if run.is_client_the_limit() {
+            text.push_str(
+                "\nThe load itself used up its processors: it is the limit, not the server. Give it \
+                 more --workers, or another machine.\n",
+            );
+        }
+        if run.is_client_late() {
+            text.push_str(
+                "\nThe load itself sent late (own delay): a good part of the slowest latencies is its \
+                 own.\n",
+            );
+        }
+        if self.scenario.is_closed_loop() {
+            text.push_str(CLOSED_LOOP);
+        } else if self.scenario.groups.iter().any(|group| group.rate().is_some()) {
+            text.push_str(OPEN_LOOP);
+        }
+    }
+
     /// The result for programs: one object.
     pub(crate) fn json(&self) -> Value {
-        let options = self.options;
+        let run = self.shown();
+        let total = self.total();
+        let figures = run.figures();
         let errors: Map<String, Value> = ErrorKind::ALL
             .into_iter()
             .map(|kind| {
-                let count = self.tally.errors.get(&kind).copied().unwrap_or(0);
+                let count = total.errors.get(&kind).copied().unwrap_or(0);
                 (kind.name().to_owned(), count.into())
             })
             .collect();
-        json!({
-            "settings": {
-                "addr": options.addr.to_string(),
-                "framing": options.framing.to_string(),
-                "connections": options.connections,
-                "size_bytes": options.size.0,
-                "depth": options.depth,
-                "duration_s": options.duration.as_secs_f64(),
-                "warmup_s": options.warmup.as_secs_f64(),
-                "grace_s": options.grace.as_secs_f64(),
-                "workers": self.workers,
-                "engine": self.engine,
-            },
-            "closed_loop": true,
-            "interrupted": self.was_interrupted,
-            "ended_early": self.ended_early,
-            "connections_opened": self.opened,
-            "measured_s": self.measured.as_secs_f64(),
-            "messages": self.messages(),
-            "messages_per_second": self.messages_per_second(),
-            "payload_bytes_per_second": self.bytes_per_second(),
-            "latency_ns": {
-                "p50": self.latency(0.5),
-                "p99": self.latency(0.99),
-                "p99_9": self.latency(0.999),
-                "max": self.latency_max(),
-            },
-            "answers_verified": self.tally.verified,
-            "errors_total": self.tally.errors(),
+        let mut object = json!({
+            "settings": self.settings(run),
+            "machine": self.machine,
+            "closed_loop": self.scenario.is_closed_loop(),
+            "interrupted": self.runs.iter().any(|run| run.was_interrupted),
+            "ended_early": run.ended_early,
+            "connections_opened": run.opened,
+            "measured_s": run.measured.as_secs_f64(),
+            "percentiles": percentile_curve(&run.total()),
+            "errors_total": total.errors(),
             "errors": errors,
-            "lost_connections": self.tally.lost_connections,
-            "connect_error": self.connect_error,
-            "first_error": self.tally.first_error,
-            "processor_time_s": self.processor_time.map(|time| time.as_secs_f64()),
-            "processor_share_per_worker": self.processor_share(),
-            "client_is_the_limit": self.is_client_the_limit(),
+            "lost_connections": total.lost_connections,
+            "closed_connections": run.total().closed,
+            "connect_error": self.connect_error(),
+            "first_error": total.first_error,
+            "processor_time_s": run.processor_time.map(|time| time.as_secs_f64()),
+            "processor_share_per_worker": run.processor_share(),
+            "client_is_the_limit": run.is_client_the_limit(),
+            "client_is_late": run.is_client_late(),
+            "server": run.server_figures(),
+            "steps": run.steps(),
+            "groups": self.group_figures(run),
+            "medians": medians(&self.runs),
+            "repeats": self.runs.iter().map(Outcome::metrics).collect::<Vec<_>>(),
+            "over_time": { "answers": run.points, "processes": run.samples },
             "right": self.is_right(),
-        })
+        });
+        if let (Value::Object(object), Ok(Value::Object(figures))) =
+            (&mut object, serde_json::to_value(figures))
+        {
+            object.extend(figures);
+        }
+        // All runs are verified, not only the one shown.
+        object["answers_verified"] = total.verified.into();
+        object
+    }
+
+    fn settings(&self, run: &Outcome) -> Value {
+        let scenario = self.scenario;
+        let mut settings = json!({
+            "scenario": scenario.name,
+            "duration_s": scenario.duration.as_secs_f64(),
+            "warmup_s": scenario.warmup.as_secs_f64(),
+            "grace_s": scenario.grace.as_secs_f64(),
+            "repeats": scenario.repeats,
+            "workers": run.workers,
+            "engine": run.engine,
+            "connections": scenario.connections(),
+        });
+        // A single group's settings are the load's.
+        if let ([group], Value::Object(settings)) = (&scenario.groups[..], &mut settings)
+            && let Value::Object(group) = group_settings(group)
+        {
+            settings.extend(group);
+        }
+        settings
+    }
+
+    fn group_figures(&self, run: &Outcome) -> Vec<Value> {
+        let groups = self.scenario.groups.iter().zip(&run.tallies);
+        groups
+            .map(|(group, tally)| {
+                json!({
+                    "settings": group_settings(group),
+                    "figures": Figures::new(tally, run.measured),
+                    "errors_total": tally.errors(),
+                })
+            })
+            .collect()
     }
 }
 
-fn per_second(count: f64, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { count / time.as_secs_f64() }
+/// What a group was told to do.
+fn group_settings(group: &Group) -> Value {
+    let mut settings = json!({
+        "name": group.name,
+        "addr": group.addr.to_string(),
+        "framing": group.framing.to_string(),
+        "connections": group.connections,
+        "does": description(group),
+        "rate": group.rate().map(ToString::to_string),
+    });
+    if let Some(sizes) = group.sizes() {
+        settings["size_bytes"] = sizes.longest.into();
+        settings["size_bytes_min"] = sizes.shortest.into();
+        settings["depth"] = group.depth().into();
+    }
+    settings
 }
 
-fn counted(count: u64, what: &str) -> String {
+/// What a group does, in one line.
+pub(crate) fn description(group: &Group) -> String {
+    let connections = counted(group.connections.into(), "connection");
+    match &group.kind {
+        Kind::Echo(traffic) => {
+            let size = format!("{} each", traffic.sizes);
+            match &traffic.rate {
+                None => format!(
+                    "{connections} x {} under way, {size}",
+                    counted(traffic.depth.into(), "message")
+                ),
+                Some(rate) => {
+                    format!(
+                        "{connections}, {rate} messages/s ({} arrivals), {size}",
+                        traffic.arrival
+                    )
+                }
+            }
+        }
+        Kind::Connect { messages, sizes, rate } => format!(
+            "{} at a time{}: connect, {} of {sizes}, reset",
+            counted(group.connections.into(), "visit"),
+            rate.map(|rate| format!(", at most {rate}/s")).unwrap_or_default(),
+            counted((*messages).into(), "message"),
+        ),
+        Kind::Idle { sizes } => format!("{connections}, silent after one message of {sizes}"),
+        Kind::Chat(talk) => format!(
+            "{} in {}, {} texts/s ({} arrivals) by {}, {} each",
+            counted(group.connections.into(), "user"),
+            counted(talk.rooms.into(), "room"),
+            talk.rate,
+            talk.arrival,
+            grouped(talk.talkers(group.connections).into()),
+            talk.sizes
+        ),
+    }
+}
+
+fn write_steps(text: &mut String, run: &Outcome) {
+    let steps = run.steps();
+    if steps.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  steps            asked/s     answered/s        p50        p99      p99.9"
+    );
+    for (index, step) in steps.iter().enumerate() {
+        let cell = |ns: Option<u64>| ns.map_or("-".to_owned(), duration_text);
+        let _ = writeln!(
+            text,
+            "    {:>3}  {:>15}  {:>13} {:>10} {:>10} {:>10}{}",
+            index + 1,
+            grouped(step.asked_per_second as u64),
+            grouped(step.answered_per_second as u64),
+            cell(step.latency_ns.p50),
+            cell(step.latency_ns.p99),
+            cell(step.latency_ns.p99_9),
+            if step.is_kept_up { "" } else { "   behind" }
+        );
+    }
+    match steps.iter().take_while(|step| step.is_kept_up).last() {
+        Some(step) => {
+            let rate = grouped(step.answered_per_second as u64);
+            let _ = writeln!(text, "    kept up to {rate}/s");
+        }
+        None => text.push_str("    did not keep up with the first step\n"),
+    }
+}
+
+/// Points of the latency curve: how many in a hundred, and nanoseconds.
+pub(crate) fn percentile_curve(tally: &Tally) -> Vec<(f64, u64)> {
+    if tally.latency.is_empty() {
+        return Vec::new();
+    }
+    let values = tally.latency.iter_quantiles(CURVE_STEPS);
+    values.map(|value| (value.quantile_iterated_to() * 100.0, value.value_iterated_to())).collect()
+}
+
+/// A figure by its name in comparisons, with its unit.
+pub(crate) fn metric_text(name: &str, value: f64) -> String {
+    match name {
+        "rate" => format!("{}/s", grouped(value.round() as u64)),
+        "server_memory" => format!("{:.1} MB", value / 1e6),
+        "session_memory" => format!("{value:.0} bytes"),
+        _ => duration_text(value as u64),
+    }
+}
+
+pub(crate) fn percentiles_text(percentiles: &Percentiles) -> String {
+    let text = |ns: Option<u64>| ns.map_or("-".to_owned(), duration_text);
+    format!(
+        "p50 {}   p99 {}   p99.9 {}   max {}",
+        text(percentiles.p50),
+        text(percentiles.p99),
+        text(percentiles.p99_9),
+        text(percentiles.max)
+    )
+}
+
+fn reasons_text(reasons: &BTreeMap<&str, u64>) -> String {
+    let reasons = reasons.iter().map(|(reason, count)| format!("{reason} {count}"));
+    reasons.collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn counted(count: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
@@ -234,7 +457,7 @@ fn milliseconds(time: Duration) -> impl std::fmt::Display {
 }
 
 /// Three digits and a unit.
-fn duration_text(ns: u64) -> String {
+pub(crate) fn duration_text(ns: u64) -> String {
     let (value, unit) = match ns {
         0..1_000 => return format!("{ns} ns"),
         1_000..1_000_000 => (ns as f64 / 1e3, "us"),
@@ -245,13 +468,18 @@ fn duration_text(ns: u64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-const CLOSED_LOOP: &str = "
+pub(crate) const CLOSED_LOOP: &str = "
 Closed loop: a connection sends its next message when an answer has come, so that a slow server is
-also asked less. Latency is that of a client which waits, not the latency under a fixed rate.
+also asked less. Latency is that of a client which waits, not the latency under a fixed rate (--rate).
 ";
 
-/// From here on the load cannot be said to have waited for the server.
-const BUSY_SHARE: f64 = 0.9;
+pub(crate) const OPEN_LOOP: &str = "
+Open loop: messages are sent at the given rate, whatever the server does, and latency counts from the
+time at which each was meant to be sent.
+";
+
+/// Points of the latency curve for each halving of the distance to 100 %.
+const CURVE_STEPS: u32 = 5;
 
 /// What `wharf serve` takes by default.
 const USUAL_FRAME_BYTES_MAX: u64 = 8 * 1024;

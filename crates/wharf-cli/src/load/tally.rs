@@ -11,14 +11,35 @@ use wharf::SessionId;
 /// What one worker has counted, or all of them together.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Nanoseconds from a message's send to its answer, of the answers counted.
+    /// Nanoseconds from when a message was sent, or meant to be sent, to its answer.
     pub(crate) latency: Histogram<u64>,
+    /// Right answers that came in the measured time, and the bytes of their bodies.
+    pub(crate) answered: u64,
+    pub(crate) answered_bytes: u64,
+    /// Messages of an open loop that were never sent: too many were under way already.
+    pub(crate) unsent: u64,
+    /// Nanoseconds by which the load itself sent messages of an open loop too late.
+    pub(crate) lateness: Histogram<u64>,
+    /// The same by step, if the rate has steps.
+    pub(crate) steps: Vec<Step>,
     /// Right answers, also before and after the time that is measured.
     pub(crate) verified: u64,
     pub(crate) errors: BTreeMap<ErrorKind, u64>,
     /// Connections that ended too early, by the reason.
     pub(crate) lost_connections: BTreeMap<&'static str, u64>,
+    /// All connections that ended, by the reason as this side saw it.
+    pub(crate) closed: BTreeMap<&'static str, u64>,
     pub(crate) first_error: Option<FirstError>,
+}
+
+/// What was counted in one step of the rate.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    /// Messages meant for its time.
+    pub(crate) asked: u64,
+    /// Answers that came in its time.
+    pub(crate) answered: u64,
+    pub(crate) latency: Histogram<u64>,
 }
 
 /// What can be wrong.
@@ -42,6 +63,8 @@ pub(crate) enum ErrorKind {
     WrongId,
     /// Bytes came that answer no message.
     Unasked,
+    /// A request was answered with an error code.
+    Refused,
 }
 
 /// The error that came first, told in full.
@@ -72,13 +95,17 @@ pub(crate) struct Difference {
 
 impl Tally {
     pub(crate) fn new() -> Self {
-        let latency = Histogram::new_with_bounds(1, LATENCY_NS_MAX, LATENCY_DIGITS)
-            .expect("the bounds make sense together");
         Self {
-            latency,
+            latency: histogram(),
+            answered: 0,
+            answered_bytes: 0,
+            unsent: 0,
+            lateness: histogram(),
+            steps: Vec::new(),
             verified: 0,
             errors: BTreeMap::new(),
             lost_connections: BTreeMap::new(),
+            closed: BTreeMap::new(),
             first_error: None,
         }
     }
@@ -100,6 +127,16 @@ impl Tally {
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: &Tally) {
         self.latency.add(&other.latency).expect("all have the same bounds");
+        self.lateness.add(&other.lateness).expect("all have the same bounds");
+        self.answered += other.answered;
+        self.answered_bytes += other.answered_bytes;
+        self.unsent += other.unsent;
+        for (index, theirs) in other.steps.iter().enumerate() {
+            let step = self.step(index);
+            step.asked += theirs.asked;
+            step.answered += theirs.answered;
+            step.latency.add(&theirs.latency).expect("all have the same bounds");
+        }
         self.verified += other.verified;
         for (&kind, &errors) in &other.errors {
             self.count(kind, errors);
@@ -107,8 +144,19 @@ impl Tally {
         for (&reason, &connections) in &other.lost_connections {
             *self.lost_connections.entry(reason).or_default() += connections;
         }
+        for (&reason, &connections) in &other.closed {
+            *self.closed.entry(reason).or_default() += connections;
+        }
         let firsts = [self.first_error.take(), other.first_error.clone()];
         self.first_error = firsts.into_iter().flatten().min_by_key(|error| error.at);
+    }
+
+    /// The counts of this step of the rate.
+    pub(crate) fn step(&mut self, index: usize) -> &mut Step {
+        while self.steps.len() <= index {
+            self.steps.push(Step { asked: 0, answered: 0, latency: histogram() });
+        }
+        &mut self.steps[index]
     }
 
     pub(crate) fn errors(&self) -> u64 {
@@ -117,7 +165,7 @@ impl Tally {
 }
 
 impl ErrorKind {
-    pub(crate) const ALL: [ErrorKind; 9] = [
+    pub(crate) const ALL: [ErrorKind; 10] = [
         ErrorKind::ConnectFailed,
         ErrorKind::ConnectionLost,
         ErrorKind::Lost,
@@ -127,6 +175,7 @@ impl ErrorKind {
         ErrorKind::WrongLength,
         ErrorKind::WrongId,
         ErrorKind::Unasked,
+        ErrorKind::Refused,
     ];
 
     /// The name in the output of `--json`.
@@ -141,6 +190,7 @@ impl ErrorKind {
             ErrorKind::WrongLength => "wrong_length",
             ErrorKind::WrongId => "wrong_id",
             ErrorKind::Unasked => "unasked",
+            ErrorKind::Refused => "refused",
         }
     }
 
@@ -156,6 +206,7 @@ impl ErrorKind {
             ErrorKind::WrongLength => "answers of another length",
             ErrorKind::WrongId => "answers with another packet id",
             ErrorKind::Unasked => "answers to nothing",
+            ErrorKind::Refused => "requests that were refused",
         }
     }
 }
@@ -190,6 +241,12 @@ impl fmt::Display for FirstError {
         }
         Ok(())
     }
+}
+
+/// An empty histogram of nanoseconds.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, LATENCY_DIGITS)
+        .expect("the bounds make sense together")
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
