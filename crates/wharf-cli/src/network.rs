@@ -12,7 +12,7 @@ use wharf::{CloseReason, Context, Frame, Handler, Limits, Server, drain_on_signa
 
 use crate::announce::Serving;
 use crate::descriptors;
-use crate::settings::{EchoListener, Engine, Framing, Settings};
+use crate::settings::{EchoListener, Engine, Framing, OverRate, Settings};
 
 /// A server that has started.
 pub(crate) struct Running {
@@ -172,6 +172,17 @@ fn limits(settings: &Settings) -> Result<Limits> {
         frame_timeout: unless_zero(limits.frame_timeout),
         idle_read_timeout: unless_zero(limits.idle_read_timeout),
         idle_write_timeout: unless_zero(limits.idle_write_timeout),
+        frames_per_second: (limits.frames_per_second > 0).then_some(limits.frames_per_second),
+        bytes_per_second: (limits.bytes_per_second.0 > 0).then_some(limits.bytes_per_second.0),
+        over_rate: match limits.over_rate {
+            OverRate::Delay => wharf::OverRate::Delay,
+            OverRate::Close => wharf::OverRate::Close,
+        },
+        unauthenticated_receive_bytes_max: usize::try_from(
+            limits.unauthenticated_receive_bytes_max.0,
+        )?,
+        unauthenticated_send_bytes_max: usize::try_from(limits.unauthenticated_send_bytes_max.0)?,
+        unauthenticated_timeout: unless_zero(limits.unauthenticated_timeout),
         send_queue_bytes_soft: usize::try_from(limits.send_queue_bytes_soft.0)?,
         send_queue_bytes_max: usize::try_from(limits.send_queue_bytes_max.0)?,
         send_queue_soft_timeout: unless_zero(limits.send_queue_soft_timeout),

@@ -15,7 +15,7 @@ mod print;
 mod table;
 mod value;
 
-pub(crate) use choice::{Engine, Framing, LogFormat, LogLevel, parse_choice};
+pub(crate) use choice::{Engine, Framing, LogFormat, LogLevel, OverRate, parse_choice};
 pub(crate) use definition::{Definition, Section};
 pub(crate) use flags::{arguments, assignments};
 pub(crate) use load::{Loaded, Origin, Problems, Sources, load, load_text};

@@ -25,6 +25,13 @@ pub trait Handler: 'static {
     /// Your data, one per connection; made when it opens.
     type Session: Default + 'static;
 
+    /// Whether a session is a stranger's until [`Context::authenticated`] is called, with the budget
+    /// of the `unauthenticated_*` [`Limits`](crate::Limits): bytes in, bytes out, and time. Asked
+    /// once, of each new handler.
+    fn requires_login(&self) -> bool {
+        false
+    }
+
     /// A connection is there, accepted or made.
     ///
     /// # Errors
@@ -278,6 +285,18 @@ impl<S> Context<'_, S> {
         self.session.request(CloseReason::HandlerAbort);
     }
 
+    /// The peer has logged in: the budget of strangers counts no longer
+    /// ([`Handler::requires_login`]).
+    pub fn authenticated(&mut self) {
+        self.session.authenticated();
+    }
+
+    /// Whether the session's handler requires a login that has not come yet.
+    #[must_use]
+    pub fn is_stranger(&self) -> bool {
+        self.session.is_stranger()
+    }
+
     /// Receives nothing more from the peer until [`resume`](Self::resume): its system holds it back
     /// when its window is full. Frames that have arrived already, at most
     /// [`receive_credit_bytes`](crate::Limits::receive_credit_bytes) and what the system completed
@@ -383,6 +402,10 @@ pub enum CloseReason {
     IdleRead,
     /// The system could not hand over what was sent for too long: the peer does not read.
     IdleWrite,
+    /// The peer sent more than its rate allows.
+    RateLimit,
+    /// The peer used up what it may before it logs in: bytes in either direction, or time.
+    Unauthenticated,
     /// The peer reads slower than it is sent to.
     SlowConsumer,
     /// The connection was reset or failed otherwise.
@@ -395,7 +418,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of the counters.
-    pub const ALL: [CloseReason; 15] = [
+    pub const ALL: [CloseReason; 17] = [
         CloseReason::PeerClosed,
         CloseReason::Handler,
         CloseReason::HandlerAbort,
@@ -407,6 +430,8 @@ impl CloseReason {
         CloseReason::FrameTimeout,
         CloseReason::IdleRead,
         CloseReason::IdleWrite,
+        CloseReason::RateLimit,
+        CloseReason::Unauthenticated,
         CloseReason::SlowConsumer,
         CloseReason::Reset,
         CloseReason::TimedOut,
@@ -428,6 +453,8 @@ impl CloseReason {
             CloseReason::FrameTimeout => "frame_timeout",
             CloseReason::IdleRead => "idle_read",
             CloseReason::IdleWrite => "idle_write",
+            CloseReason::RateLimit => "rate_limit",
+            CloseReason::Unauthenticated => "unauthenticated",
             CloseReason::SlowConsumer => "slow_consumer",
             CloseReason::Reset => "reset",
             CloseReason::TimedOut => "timed_out",
@@ -444,6 +471,7 @@ impl CloseReason {
                 | CloseReason::HandlerPanic
                 | CloseReason::FirstFrameTimeout
                 | CloseReason::IdleWrite
+                | CloseReason::Unauthenticated
                 | CloseReason::SlowConsumer
                 | CloseReason::Reset
                 | CloseReason::TimedOut

@@ -74,7 +74,7 @@ pub use crate::{
     framing::Frame,
     handle::{Handle, SessionInfo},
     handler::{CloseReason, Context, Handler, SessionId},
-    limits::Limits,
+    limits::{Limits, OverRate},
     logic::Job,
     metrics::{Leftover, Report, Stats},
     packet::Packet,

@@ -32,13 +32,39 @@ pub struct Limits {
     /// has a heartbeat, or sets more. `None`: for ever.
     ///
     /// This deadline and the two before it stand still while the server itself does not receive from
-    /// the session: above the soft mark of its send queue, or after
+    /// the session: above the soft mark of its send queue, above a rate, or after
     /// [`pause`](crate::Context::pause).
     pub idle_read_timeout: Option<Duration>,
     /// How long the system may take to accept one send, which is at most 64 KiB or one frame (30 s);
     /// then the session is aborted with [`IdleWrite`](crate::CloseReason::IdleWrite). A peer that
     /// takes nothing for so long holds memory here and in the system. `None`: no such deadline.
     pub idle_write_timeout: Option<Duration>,
+    /// Frames that a peer may send per second, on average; it may save up one second's worth
+    /// (`None`: any number). What happens above it is [`over_rate`](Self::over_rate)'s to say. What
+    /// a frame costs is the handler's to know, so that there is no number that suits all.
+    pub frames_per_second: Option<u32>,
+    /// Bytes that a peer may send per second, as [`frames_per_second`](Self::frames_per_second)
+    /// (`None`: any number).
+    pub bytes_per_second: Option<u64>,
+    /// What happens to a peer that sends faster than one of the two rates
+    /// ([`Delay`](OverRate::Delay)). What has arrived by then, at most
+    /// [`receive_credit_bytes`](Self::receive_credit_bytes) and what the system completed meanwhile,
+    /// is handled in either case.
+    pub over_rate: OverRate,
+    /// Bytes that a peer may send before it has logged in, where the handler
+    /// [requires](crate::Handler::requires_login) that (16 KiB). With more, the session is aborted with
+    /// [`Unauthenticated`](crate::CloseReason::Unauthenticated), and none of them is handled. A login
+    /// is short; what a stranger says costs work.
+    pub unauthenticated_receive_bytes_max: usize,
+    /// Bytes that may be queued in all for a peer before it has logged in (4 KiB). A send of more is
+    /// refused with [`WouldExceed`](crate::SendError::WouldExceed), and the session is aborted with
+    /// [`Unauthenticated`](crate::CloseReason::Unauthenticated). Nothing here is worth asking for
+    /// without a login.
+    pub unauthenticated_send_bytes_max: usize,
+    /// How long a peer has to log in (10 s), on the same clock as `idle_read_timeout`; then the
+    /// session is aborted with [`Unauthenticated`](crate::CloseReason::Unauthenticated). Places are
+    /// for those that are known. `None`: for ever.
+    pub unauthenticated_timeout: Option<Duration>,
     /// Bytes queued for a peer above which nothing more is received from it (256 KiB); receiving
     /// goes on at half of it. A peer that does not read its answers is not asked for more
     /// questions.
@@ -73,6 +99,16 @@ pub struct Limits {
     pub receive_credit_bytes: u32,
 }
 
+/// What happens to a peer that sends faster than it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverRate {
+    /// It is not received from until its average is within the rate again. Its system holds it back.
+    #[default]
+    Delay,
+    /// Its session is closed with [`RateLimit`](crate::CloseReason::RateLimit).
+    Close,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -81,6 +117,12 @@ impl Default for Limits {
             frame_timeout: Some(Duration::from_secs(15)),
             idle_read_timeout: Some(Duration::from_secs(120)),
             idle_write_timeout: Some(Duration::from_secs(30)),
+            frames_per_second: None,
+            bytes_per_second: None,
+            over_rate: OverRate::Delay,
+            unauthenticated_receive_bytes_max: 16 * 1024,
+            unauthenticated_send_bytes_max: 4 * 1024,
+            unauthenticated_timeout: Some(Duration::from_secs(10)),
             send_queue_bytes_soft: 256 * 1024,
             send_queue_soft_timeout: Some(Duration::from_secs(10)),
             send_queue_bytes_max: 1024 * 1024,
@@ -111,12 +153,26 @@ impl Limits {
         {
             return refuse("send_queue_bytes_soft must be between 1 and send_queue_bytes_max");
         }
+        for (name, rate) in [
+            ("frames_per_second", self.frames_per_second.map(u64::from)),
+            ("bytes_per_second", self.bytes_per_second),
+        ] {
+            if rate == Some(0) {
+                return refuse(&format!(
+                    "{name} is 0: nothing could ever be received; None is off"
+                ));
+            }
+        }
+        if self.unauthenticated_receive_bytes_max == 0 {
+            return refuse("unauthenticated_receive_bytes_max is 0: nobody could log in");
+        }
         for (name, timeout) in [
             ("first_frame_timeout", self.first_frame_timeout),
             ("frame_timeout", self.frame_timeout),
             ("idle_read_timeout", self.idle_read_timeout),
             ("idle_write_timeout", self.idle_write_timeout),
             ("send_queue_soft_timeout", self.send_queue_soft_timeout),
+            ("unauthenticated_timeout", self.unauthenticated_timeout),
         ] {
             if timeout == Some(Duration::ZERO) {
                 return refuse(&format!("{name} is 0, so that nobody could keep it; None is off"));
@@ -146,6 +202,16 @@ mod tests {
             (
                 Limits { send_queue_soft_timeout: zero, ..Limits::default() },
                 "send_queue_soft_timeout",
+            ),
+            (Limits { frames_per_second: Some(0), ..Limits::default() }, "frames_per_second"),
+            (Limits { bytes_per_second: Some(0), ..Limits::default() }, "bytes_per_second"),
+            (
+                Limits { unauthenticated_timeout: zero, ..Limits::default() },
+                "unauthenticated_timeout",
+            ),
+            (
+                Limits { unauthenticated_receive_bytes_max: 0, ..Limits::default() },
+                "unauthenticated_receive_bytes_max",
             ),
         ] {
             let error = limits.validate().unwrap_err().to_string();

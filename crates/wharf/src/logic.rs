@@ -38,6 +38,8 @@ use crate::{
 /// A listener's or connector's handler on one worker, with its framing, whatever their types. Calls
 /// return with the session's request set if it is to end; a panic of the handler ends in one.
 pub(crate) trait Service {
+    /// Whether its sessions have a budget until they are authenticated.
+    fn requires_login(&self) -> bool;
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]);
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64);
@@ -67,13 +69,15 @@ pub(crate) trait Service {
 pub(crate) struct Logic<F, H: Handler> {
     framing: F,
     handler: H,
+    requires_login: bool,
     /// The handler's data of each session, by slot.
     data: Vec<Option<H::Session>>,
 }
 
 impl<F: Framing, H: Handler> Logic<F, H> {
     pub(crate) fn new(framing: F, handler: H) -> Self {
-        Self { framing, handler, data: Vec::new() }
+        let requires_login = handler.requires_login();
+        Self { framing, handler, requires_login, data: Vec::new() }
     }
 
     /// Calls the handler; its error or panic becomes a request to end the session.
@@ -258,6 +262,10 @@ fn broken(session: &mut Session, error: FramingError) {
 impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
     fn framing(&self) -> Rc<dyn Framing> {
         Rc::new(self.framing.clone())
+    }
+
+    fn requires_login(&self) -> bool {
+        self.requires_login
     }
 
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared) {

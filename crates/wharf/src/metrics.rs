@@ -21,6 +21,9 @@ pub struct Stats {
     pub frames_received: u64,
     /// Bytes received.
     pub bytes_received: u64,
+    /// Times that a session was not received from for a while, since it had sent more than its rate
+    /// allows.
+    pub rate_delays: u64,
     /// Frames queued for peers.
     pub frames_sent: u64,
     /// Bytes handed to the system for peers.
@@ -77,6 +80,7 @@ impl Stats {
         self.connect_failures += other.connect_failures;
         self.frames_received += other.frames_received;
         self.bytes_received += other.bytes_received;
+        self.rate_delays += other.rate_delays;
         self.frames_sent += other.frames_sent;
         self.bytes_sent += other.bytes_sent;
         self.sends += other.sends;

@@ -65,6 +65,9 @@ impl Session {
             shared.stats.hard_marks_reached += 1;
             return Err(SendError::WouldExceed);
         }
+        if self.meter.is_some() && !self.may_send(len) {
+            return Err(SendError::WouldExceed);
+        }
         self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
             encode(framing, packet, room)
         })?;
@@ -123,6 +126,9 @@ impl Session {
         frames: u32,
     ) -> Result<Sent, SendError> {
         let len = frame.len();
+        if self.meter.is_some() && !self.may_send(len) {
+            return Err(SendError::WouldExceed);
+        }
         let (soft, max) = (self.limits.send_queue_bytes_soft, self.limits.send_queue_bytes_max);
         let stats = &mut shared.stats;
         match class {

@@ -7,6 +7,7 @@
 //! is closed only when nothing is in flight on it.
 
 mod deadline;
+mod meter;
 mod receive;
 
 use std::{collections::VecDeque, net::SocketAddr, rc::Rc, time::Duration};
@@ -26,6 +27,7 @@ use crate::{
 
 pub(crate) use self::{
     deadline::Due,
+    meter::Meter,
     receive::{Hold, Receiving},
 };
 
@@ -47,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) is_above: bool,
     /// What arrived while frames were held back.
     pub(crate) kept_back: Option<FrameBuf>,
+    /// What is measured of sessions with a rate, and of strangers.
+    pub(crate) meter: Option<Box<Meter>>,
     /// `None` when no deadline is running.
     deadline: Option<TimerId>,
     /// The handler's timers; the box is made when the first is set.
@@ -144,6 +148,7 @@ impl Session {
             above_since: Time::ZERO,
             is_above: false,
             kept_back: None,
+            meter: None,
             deadline: None,
             user_timers: None,
             memberships: None,
@@ -385,7 +390,7 @@ mod tests {
         assert!(bytes <= SESSION_BYTES_MAX, "{bytes}");
     }
 
-    const SESSION_BYTES_MAX: usize = 288;
+    const SESSION_BYTES_MAX: usize = 296;
 
     /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
     /// to send keeps no block.

@@ -258,6 +258,10 @@ impl Worker {
         session.receiving.last = session.receiving.clock(self.shared.now);
         match session.stage {
             Stage::Open => {
+                if session.meter.is_some() && !session.may_receive(buffer.len()) {
+                    return self.end(id, CloseReason::Unauthenticated);
+                }
+                let frames_before = self.shared.stats.frames_received;
                 self.shared.answer_hint_bytes = buffer.len();
                 self.services[usize::from(session.service)].on_received(
                     session,
@@ -265,6 +269,10 @@ impl Worker {
                     buffer,
                 );
                 self.shared.answer_hint_bytes = 0;
+                if session.meter.is_some() {
+                    let frames = self.shared.stats.frames_received - frames_before;
+                    session.keep_rate(&mut self.shared, frames, buffer.len());
+                }
                 self.after_call(id);
             }
             Stage::Flushing | Stage::Lingering => {
@@ -437,7 +445,7 @@ impl Worker {
             return;
         }
         session.receiving.in_flight = true;
-        let credit_bytes = session.limits.receive_credit_bytes;
+        let credit_bytes = session.receive_credit_bytes(self.shared.now);
         self.port
             .submit(Op::Receive { socket: session.socket, credit_bytes }, Name::session_token(id));
     }

@@ -71,6 +71,15 @@ pub(crate) enum Framing {
     Raw,
 }
 
+/// What happens to a peer that sends faster than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OverRate {
+    /// It is not received from for a while
+    Delay,
+    /// Its session is closed
+    Close,
+}
+
 /// Makes an enum of words a [`Value`] and gives it the name that it is written with.
 macro_rules! choice {
     ($($kind:ty),+) => {$(
@@ -97,7 +106,7 @@ macro_rules! choice {
     )+};
 }
 
-choice!(Engine, LogLevel, LogFormat, Framing);
+choice!(Engine, LogLevel, LogFormat, OverRate, Framing);
 
 /// Reads one of the words of `T`.
 pub(crate) fn parse_choice<T: ValueEnum>(text: &str) -> Result<T, String> {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::choice::{Engine, LogFormat, LogLevel};
+use super::choice::{Engine, LogFormat, LogLevel, OverRate};
 use super::definition::settings;
 use super::value::{Bytes, EchoListener, Workers};
 
@@ -177,6 +177,52 @@ settings! {
             unit: "s",
             range: 0..=3_600_000,
             reason: "A peer that takes nothing for so long holds memory here and in the kernel; the same time as sockets.user_timeout.",
+        }
+        /// Frames that a peer may send per second, on average; it may save up one second's worth.
+        /// 0 is any number.
+        frames_per_second: u32 {
+            default: "0",
+            unit: "frames per second",
+            range: 0..=4_294_967_295,
+            reason: "What a frame costs is the service's to know; an echo has no use for a number that suits a chat.",
+        }
+        /// Bytes that a peer may send per second, on average; it may save up one second's worth.
+        /// 0 is any number.
+        bytes_per_second: Bytes {
+            default: "0",
+            unit: "bytes",
+            range: 0..=1_099_511_627_776,
+            reason: "Off, for the same reason.",
+        }
+        /// What happens to a peer that sends faster than one of the two rates: delay receives nothing
+        /// from it until its average is within the rate again, close ends its session.
+        over_rate: OverRate {
+            default: "delay",
+            unit: "",
+            reason: "Its own system holds the peer back then, and nothing that it said is lost.",
+        }
+        /// The most bytes that a peer may send before it has logged in, where a service requires that;
+        /// with more, the session is cut off and none of them is handled.
+        unauthenticated_receive_bytes_max: Bytes {
+            default: "16KiB",
+            unit: "bytes",
+            range: 1..=1_073_741_824,
+            reason: "A login is short; what a stranger says costs work.",
+        }
+        /// The most bytes that are sent to a peer before it has logged in; with more, the session is
+        /// cut off.
+        unauthenticated_send_bytes_max: Bytes {
+            default: "4KiB",
+            unit: "bytes",
+            range: 0..=1_073_741_824,
+            reason: "A greeting and an error; nothing here is worth asking for without a login.",
+        }
+        /// How long a peer has to log in, where a service requires that. 0 is for ever.
+        unauthenticated_timeout: Duration {
+            default: "10s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "A program logs in at once; places are for those that are known.",
         }
         /// The most bytes that wait to be sent to one session; beyond it the session is cut off as
         /// a slow consumer.

@@ -17,6 +17,8 @@ use crate::{handler::CloseReason, limits::Limits, timer::Wheel};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Close(CloseReason),
+    /// A rate holds receiving back no longer.
+    Resume,
 }
 
 impl Session {
@@ -82,8 +84,14 @@ impl Session {
         let above = (limits.send_queue_soft_timeout)
             .filter(|_| self.is_above)
             .map(|limit| (self.above_since + limit, Due::Close(CloseReason::SlowConsumer)));
+        let login = (self.is_stranger())
+            .then(|| {
+                on_clock(Time::ZERO, limits.unauthenticated_timeout, CloseReason::Unauthenticated)
+            })
+            .flatten();
         // Of two that pass together, the one that says more comes first.
-        let all = [first_frame, frame, above, idle_write, idle_read];
+        let resume = self.rate_deadline();
+        let all = [first_frame, login, frame, above, idle_write, idle_read, resume];
         all.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 

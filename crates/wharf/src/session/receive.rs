@@ -17,6 +17,8 @@ pub(crate) enum Hold {
     Paused = 2,
     /// The handler called [`Context::hold`](crate::Context::hold): no frames come either.
     Frames = 4,
+    /// It has sent more than its rate allows.
+    Rate = 8,
 }
 
 /// The [`Hold`]s of a session.

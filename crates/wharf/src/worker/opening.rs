@@ -15,7 +15,7 @@ use crate::{
     handle::Command,
     handler::SessionId,
     listener::{Listener, accept_pause},
-    session::{Receiving, Session, Stage, TimerKey},
+    session::{Meter, Receiving, Session, Stage, TimerKey},
 };
 
 impl Worker {
@@ -88,6 +88,8 @@ impl Worker {
         let session = self.sessions.get(id).expect("just inserted");
         session.stage = Stage::Open;
         session.receiving = Receiving::new(self.shared.now);
+        let requires_login = self.services[usize::from(session.service)].requires_login();
+        session.meter = Meter::new(&session.limits, requires_login);
         session.arm(&mut self.shared);
         self.services[usize::from(session.service)].on_open(session, &mut self.shared);
         self.after_call(id);

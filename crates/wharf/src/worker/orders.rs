@@ -11,7 +11,7 @@ use crate::{
     handler::{CloseReason, SessionId},
     logic::Event,
     sending::Class,
-    session::{Due, Session, Shared, Stage, TimerKey},
+    session::{Due, Hold, Session, Shared, Stage, TimerKey},
 };
 
 impl Worker {
@@ -41,6 +41,13 @@ impl Worker {
         match session.stage {
             Stage::Open => match session.due(self.shared.now) {
                 Some(Due::Close(reason)) => self.end(id, reason),
+                Some(Due::Resume) => {
+                    if session.release(&mut self.shared, Hold::Rate) {
+                        self.start_receive(id);
+                    } else {
+                        session.arm(&mut self.shared);
+                    }
+                }
                 None => session.arm(&mut self.shared),
             },
             Stage::Flushing => self.abort(id),

@@ -147,7 +147,7 @@ fn the_soft_mark_stops_the_time_that_a_frame_has() {
 fn a_paused_session_is_not_received_from_and_goes_on_where_it_was() {
     wharf::testing::for_seeds(0..50, |seed| {
         let limits = Limits { receive_credit_bytes: 1024, ..Limits::default() };
-        let Server { mut sim, .. } = server_of(FRAMING, limits, seed);
+        let Server { mut sim, .. } = server_of(limits, false, seed);
         let client = sim.connect(ADDRESS, FRAMING);
         client.send(b"pause for 30");
         sim.run();

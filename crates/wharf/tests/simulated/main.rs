@@ -3,5 +3,7 @@
 mod classes;
 mod deadlines;
 mod marks;
+mod rates;
+mod strangers;
 mod support;
 mod topics;

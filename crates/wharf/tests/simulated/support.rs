@@ -27,12 +27,20 @@ pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
     [&(body.len() as u16).to_be_bytes()[..], body].concat()
 }
 
-/// Echoes, except for frames like `pause for 30` or `pause in 10 for 30`, in seconds.
-pub(crate) struct Told(Closed);
+/// Echoes, except for frames like `pause for 30` or `pause in 10 for 30`, in seconds, `log in`, and
+/// `tell me 500`, which is how many bytes of body.
+pub(crate) struct Told {
+    closed: Closed,
+    requires_login: bool,
+}
 
 impl Handler for Told {
     /// How long to pause when the first timer is due.
     type Session = Duration;
+
+    fn requires_login(&self) -> bool {
+        self.requires_login
+    }
 
     fn on_frame(&mut self, cx: &mut Context<'_, Duration>, frame: Frame<'_>) -> Result {
         let text = String::from_utf8_lossy(frame.body());
@@ -46,6 +54,16 @@ impl Handler for Told {
             ["pause", "in", pause, "for", time] => {
                 *cx.data() = number(time);
                 cx.set_timer(number(pause), PAUSE);
+            }
+            ["log", "in"] => {
+                assert!(cx.is_stranger());
+                cx.authenticated();
+                cx.send(b"welcome")?;
+            }
+            ["tell", "me", bytes] => {
+                let bytes = bytes.parse().expect("a number");
+                let sent = cx.send(&vec![1; bytes]);
+                assert!(sent.is_ok() || cx.send(b"").is_err(), "it is over");
             }
             _ => cx.send(frame.body())?,
         }
@@ -65,7 +83,7 @@ impl Handler for Told {
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, Duration>, reason: CloseReason) {
-        self.0.0.lock().unwrap().push((reason, cx.now()));
+        self.closed.0.lock().unwrap().push((reason, cx.now()));
     }
 }
 
@@ -77,6 +95,11 @@ const RESUME: u64 = 2;
 pub(crate) struct Closed(Arc<Mutex<Vec<(CloseReason, Time)>>>);
 
 impl Closed {
+    /// Why sessions were closed so far.
+    pub(crate) fn reasons(&self) -> Vec<CloseReason> {
+        self.0.lock().unwrap().iter().map(|(reason, _)| *reason).collect()
+    }
+
     /// All that were closed, and how long after `start`, rounded down to seconds.
     pub(crate) fn since(&self, start: Time) -> Vec<(CloseReason, Duration)> {
         let all = self.0.lock().unwrap();
@@ -114,18 +137,15 @@ pub(crate) struct Server {
 }
 
 pub(crate) fn server(limits: Limits) -> Server {
-    server_of(FRAMING, limits, 7)
+    server_of(limits, false, 7)
 }
 
-pub(crate) fn server_of<F: Framing + Clone + Sync>(
-    framing: F,
-    limits: Limits,
-    seed: u64,
-) -> Server {
+pub(crate) fn server_of(limits: Limits, requires_login: bool, seed: u64) -> Server {
     let closed = Closed::default();
     let told = closed.clone();
     let builder = wharf::Server::builder().workers(2).limits(limits);
-    let builder = builder.listen(ADDRESS, framing, move || Told(told.clone()));
+    let builder =
+        builder.listen(ADDRESS, FRAMING, move || Told { closed: told.clone(), requires_login });
     Server { sim: builder.simulate(seed, Faults::none()).unwrap(), closed }
 }
 

@@ -1,0 +1,75 @@
+//! What a peer may do before it has logged in.
+
+use wharf::{CloseReason, Limits};
+
+use crate::support::*;
+
+fn limits() -> Limits {
+    Limits {
+        unauthenticated_receive_bytes_max: 1000,
+        unauthenticated_send_bytes_max: 500,
+        // What is under test ends it first.
+        first_frame_timeout: None,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn a_stranger_has_so_many_bytes_in_each_direction() {
+    for (said, ends) in [
+        (vec![frame(&[1; 300])], false),
+        (vec![frame(&[1; 498])], false),
+        (vec![frame(&[1; 499])], true),       // its echo is too long
+        (vec![frame(b"tell me 498")], false), // as long as may be
+        (vec![frame(b"tell me 499")], true),
+        (vec![frame(b"tell me 200"); 3], true), // one after the other
+        (vec![frame(b"pause for 1"), frame(&[1; 1000])], true), // a frame that is not whole yet
+    ] {
+        let Server { mut sim, closed } = server_of(limits(), true, 7);
+        let client = sim.connect(ADDRESS, FRAMING);
+        for bytes in &said {
+            client.send_bytes(bytes);
+            sim.run_for(seconds(2));
+        }
+        let expected: &[_] = if ends { &[CloseReason::Unauthenticated] } else { &[] };
+        assert_eq!(closed.reasons(), expected, "{} bytes", said.concat().len());
+        assert_eq!(client.is_closed(), ends);
+        sim.finish();
+    }
+}
+
+/// Bytes that trickle in, and frames, buy no time; a login lifts all of it.
+#[test]
+fn a_stranger_has_so_much_time_and_a_login_lifts_the_budget() {
+    let Server { mut sim, closed } = server_of(limits(), true, 7);
+    let (stranger, member) = (sim.connect(ADDRESS, FRAMING), sim.connect(ADDRESS, FRAMING));
+    member.send(b"log in");
+    let start = sim.now();
+    for _ in 0..9 {
+        stranger.send(b"hello");
+        member.send(&[7; 400]);
+        sim.run_for(seconds(1));
+    }
+    let reason = closed.when_closed(&mut sim, &stranger, start, seconds(10));
+    assert_eq!(reason, CloseReason::Unauthenticated);
+    assert_eq!(stranger.received().len(), 9);
+    for _ in 0..100 {
+        member.send(&[7; 400]);
+        sim.run_for(seconds(1));
+    }
+    assert_eq!(member.received().len(), 110);
+    sim.finish();
+}
+
+/// Where nobody has to log in, nobody is a stranger.
+#[test]
+fn without_a_login_there_is_no_budget() {
+    let Server { mut sim, closed } = server_of(limits(), false, 7);
+    let client = sim.connect(ADDRESS, FRAMING);
+    for _ in 0..30 {
+        client.send(&[7; 2000]);
+        sim.run_for(seconds(1));
+    }
+    assert_eq!((client.received().len(), closed.reasons()), (30, vec![]));
+    sim.finish();
+}
