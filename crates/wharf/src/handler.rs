@@ -232,6 +232,12 @@ impl<S> Context<'_, S> {
         sent
     }
 
+    /// Everything queued for the session leaves at the end of this turn, also where it would wait for
+    /// the next moment of [`FlushPolicy::Every`](crate::FlushPolicy::Every).
+    pub fn flush_now(&mut self) {
+        self.session.flush_now(self.shared);
+    }
+
     /// Subscribes the session to a topic: it gets what is published from now on. A subscription ends
     /// with [`unsubscribe`](Self::unsubscribe) or with the session; one that is there already stays.
     ///

@@ -79,6 +79,6 @@ pub use crate::{
     metrics::{Leftover, Report, Stats},
     packet::Packet,
     router::Router,
-    sending::{Class, Sent},
+    sending::{Class, FlushPolicy, SendPolicy, Sent},
     topic::Topic,
 };

@@ -31,7 +31,7 @@ use crate::{
     error::{Error, Result, SendError},
     framing::{Decoded, Frame, Framing, FramingError, Need, Packet},
     handler::{CloseReason, Context, Handler},
-    sending::{Class, Sent},
+    sending::{Class, Sending, Sent},
     session::{Session, Shared},
 };
 
@@ -54,6 +54,7 @@ pub(crate) trait Service {
         retry_in: Option<Duration>,
     );
     fn framing(&self) -> Rc<dyn Framing>;
+    fn sending(&self) -> Sending;
     /// Queues a frame that comes from outside the handler.
     fn send(
         &mut self,
@@ -72,12 +73,17 @@ pub(crate) struct Logic<F, H: Handler> {
     requires_login: bool,
     /// The handler's data of each session, by slot.
     data: Vec<Option<H::Session>>,
+    sending: Sending,
 }
 
 impl<F: Framing, H: Handler> Logic<F, H> {
     pub(crate) fn new(framing: F, handler: H) -> Self {
         let requires_login = handler.requires_login();
-        Self { framing, handler, requires_login, data: Vec::new() }
+        Self { framing, handler, requires_login, data: Vec::new(), sending: Sending::default() }
+    }
+
+    pub(crate) fn with_sending(self, sending: Sending) -> Self {
+        Self { sending, ..self }
     }
 
     /// Calls the handler; its error or panic becomes a request to end the session.
@@ -266,6 +272,10 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
 
     fn requires_login(&self) -> bool {
         self.requires_login
+    }
+
+    fn sending(&self) -> Sending {
+        self.sending
     }
 
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared) {

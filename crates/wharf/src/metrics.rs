@@ -30,6 +30,8 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Sends completed; `frames_sent` over this is how many frames leave together.
     pub sends: u64,
+    /// Buffers handed over in those sends.
+    pub buffers_sent: u64,
     /// Bytes that were queued for sessions when they were aborted.
     pub bytes_lost: u64,
     /// Times that a session's send queue went above its soft mark.
@@ -84,6 +86,7 @@ impl Stats {
         self.frames_sent += other.frames_sent;
         self.bytes_sent += other.bytes_sent;
         self.sends += other.sends;
+        self.buffers_sent += other.buffers_sent;
         self.bytes_lost += other.bytes_lost;
         self.soft_marks_crossed += other.soft_marks_crossed;
         self.hard_marks_reached += other.hard_marks_reached;

@@ -81,6 +81,11 @@ impl SendQueue {
         self.waiting_bytes + self.control_bytes as usize == 0
     }
 
+    /// Whether what waits is as much as leaves in one send.
+    pub(crate) fn fills_a_gather(&self) -> bool {
+        self.waiting_bytes >= GATHER_BYTES_MAX || self.line.len() >= Gather::FRAMES_MAX
+    }
+
     /// Appends one frame behind the others: `write` gets room for `len` bytes, in which may be what
     /// is left over from other sessions, and says how many it has written. `hint` says how many
     /// bytes are likely to follow in all; it saves copies and never costs correctness.

@@ -10,7 +10,8 @@ use crate::{
     framing::{Framing, FramingError, Packet},
     handler::CloseReason,
     send_queue::Latest,
-    session::{Session, Shared},
+    session::{Session, Shared, Stage, TimerKey},
+    timer::TimerId,
     topic::{Membership, Part, Topic},
 };
 
@@ -45,7 +46,147 @@ pub enum Sent {
     Dropped,
 }
 
+/// How frames that wait for one session become buffers of one send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SendPolicy {
+    /// Frames are written one behind the other into blocks, and what is shared with other sessions is
+    /// copied behind them where that is cheaper than a buffer of its own.
+    #[default]
+    Auto,
+    /// All bytes are copied into blocks: the fewest buffers, the most copying.
+    Accumulate,
+    /// Each frame keeps a buffer of its own, and what is shared is never copied.
+    Queue,
+}
+
+/// When frames leave that a session has been sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FlushPolicy {
+    /// At the end of the turn in which they were sent.
+    #[default]
+    PerTurn,
+    /// Every so many milliseconds (1 to 10,000), at the same moments for all sessions of a worker: a
+    /// game's tick. The clock behind it has a resolution of 10 ms. They leave earlier as soon as they
+    /// fill a send (64 KiB or 64 buffers), with [`flush_now`](crate::Context::flush_now), and when the
+    /// session closes or the server drains. What is held back counts as queued.
+    Every(u32),
+}
+
+/// A service's policies, small enough for each session to have its own: two bits for how, the others
+/// for when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sending(u16);
+
+impl Sending {
+    /// `None` if the time between flushes is out of bounds.
+    pub(crate) fn new(policy: SendPolicy, flush: FlushPolicy) -> Option<Self> {
+        let every_ms = match flush {
+            FlushPolicy::PerTurn => 0,
+            FlushPolicy::Every(ms @ 1..=FLUSH_EVERY_MS_MAX) => ms as u16,
+            FlushPolicy::Every(_) => return None,
+        };
+        Some(Self(every_ms << 2 | policy as u16))
+    }
+
+    #[inline]
+    fn policy(self) -> SendPolicy {
+        match self.0 & 3 {
+            0 => SendPolicy::Auto,
+            1 => SendPolicy::Accumulate,
+            _ => SendPolicy::Queue,
+        }
+    }
+
+    /// Milliseconds between flushes; 0 for every turn.
+    #[inline]
+    fn every_ms(self) -> u16 {
+        self.0 >> 2
+    }
+}
+
+/// Sessions that wait for the same flush.
+pub(crate) struct HeldBack {
+    every_ms: u16,
+    slots: Vec<u32>,
+    timer: Option<TimerId>,
+}
+
+pub(crate) const FLUSH_EVERY_MS_MAX: u32 = 10_000;
+
+// It shares 16 bits with the policy.
+const _: () = assert!(FLUSH_EVERY_MS_MAX < 1 << 14);
+
+impl Shared {
+    /// Puts a session off to the next flush of its interval.
+    fn hold_back(&mut self, slot: u32, every_ms: u16) {
+        let found = self.held_back.iter().position(|held| held.every_ms == every_ms);
+        let index = found.unwrap_or_else(|| {
+            self.held_back.push(HeldBack { every_ms, slots: Vec::new(), timer: None });
+            self.held_back.len() - 1
+        });
+        let held = &mut self.held_back[index];
+        held.slots.push(slot);
+        if held.timer.is_none() {
+            let every_ns = u64::from(every_ms) * 1_000_000;
+            let at = (self.now.as_nanos() / every_ns + 1) * every_ns;
+            held.timer = Some(self.timers.insert(at, TimerKey::Flush(index as u16)));
+        }
+    }
+
+    /// The slots of sessions whose flush is due; give them back with
+    /// [`flushed`](Self::flushed).
+    pub(crate) fn take_held_back(&mut self, index: u16) -> Vec<u32> {
+        let held = &mut self.held_back[usize::from(index)];
+        held.timer = None;
+        std::mem::take(&mut held.slots)
+    }
+
+    /// Keeps the room of the list.
+    pub(crate) fn flushed(&mut self, index: u16, mut slots: Vec<u32>) {
+        slots.clear();
+        let held = &mut self.held_back[usize::from(index)];
+        if held.slots.is_empty() {
+            held.slots = slots;
+        }
+    }
+
+    /// No flush is due any more.
+    pub(crate) fn end_flushes(&mut self) {
+        for timer in self.held_back.iter_mut().filter_map(|held| held.timer.take()) {
+            self.timers.cancel(timer);
+        }
+    }
+}
+
 impl Session {
+    /// Puts it into the list of sessions to flush at the end of the turn, or puts it off to its next
+    /// flush.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, shared: &mut Shared) {
+        if !self.dirty && (self.sending.every_ms() == 0 || self.leaves_now(shared)) {
+            self.dirty = true;
+            shared.dirty.push(self.id.slot());
+        }
+    }
+
+    fn leaves_now(&mut self, shared: &mut Shared) -> bool {
+        self.flushing |= self.stage != Stage::Open || self.queue.fills_a_gather();
+        if !self.flushing && !self.held_back {
+            self.held_back = true;
+            shared.hold_back(self.id.slot(), self.sending.every_ms());
+        }
+        self.flushing
+    }
+
+    /// Everything that is queued leaves at the end of this turn.
+    pub(crate) fn flush_now(&mut self, shared: &mut Shared) {
+        self.settle(shared);
+        if !self.queue.is_empty() {
+            self.flushing = true;
+            self.mark_dirty(shared);
+        }
+    }
+
     /// Queues one frame behind all others.
     #[inline]
     pub(crate) fn enqueue(
@@ -71,6 +212,9 @@ impl Session {
         self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
             encode(framing, packet, room)
         })?;
+        if self.sending.policy() == SendPolicy::Queue {
+            self.queue.end_block();
+        }
         shared.stats.frames_sent += 1;
         self.mark_dirty(shared);
         Ok(())
@@ -136,7 +280,7 @@ impl Session {
                 stats.hard_marks_reached += 1;
                 return Err(SendError::WouldExceed);
             }
-            Class::Reliable if len <= COPIED_BYTES_MAX && self.queue.has_room_behind(len) => {
+            Class::Reliable if self.is_copied(len) => {
                 self.queue.append(&shared.pool, len, 0, |room| {
                     room.copy_from_slice(&frame);
                     Ok::<_, FramingError>(len)
@@ -180,6 +324,15 @@ impl Session {
         stats.frames_sent += u64::from(frames);
         self.mark_dirty(shared);
         Ok(Sent::Queued)
+    }
+
+    /// Whether so many bytes are copied behind what waits instead of standing in a buffer of their own.
+    fn is_copied(&self, len: usize) -> bool {
+        match self.sending.policy() {
+            SendPolicy::Accumulate => true,
+            SendPolicy::Auto => len <= COPIED_BYTES_MAX && self.queue.has_room_behind(len),
+            SendPolicy::Queue => false,
+        }
     }
 
     /// Queues what was published. A session that has no room for what is [`Class::Reliable`] is

@@ -27,6 +27,7 @@ use crate::{
     limits::Limits,
     logic::{Logic, Pool, Service},
     metrics::Report,
+    sending::{FLUSH_EVERY_MS_MAX, FlushPolicy, SendPolicy, Sending},
     timer::{TICK_NS, TICK_NS_MIN},
     worker::{ListenerParts, Worker, WorkerParts},
 };
@@ -41,6 +42,8 @@ impl Server {
             listens: Vec::new(),
             connects: Vec::new(),
             limits: Limits::default(),
+            send_policy: SendPolicy::default(),
+            flush: FlushPolicy::default(),
             workers: None,
             port: PortConfig::default(),
             listen_options: ListenOptions::default(),
@@ -63,6 +66,8 @@ pub struct Builder {
     listens: Vec<Listen>,
     connects: Vec<Connect>,
     limits: Limits,
+    send_policy: SendPolicy,
+    flush: FlushPolicy,
     workers: Option<usize>,
     port: PortConfig,
     listen_options: ListenOptions,
@@ -154,13 +159,37 @@ impl Builder {
         F: Framing + Clone + Sync,
         H: Handler,
     {
-        let make = move || Box::new(Logic::new(framing.clone(), factory())) as Box<dyn Service>;
+        // What is out of bounds was reported when it was set.
+        let sending = Sending::new(self.send_policy, self.flush).unwrap_or_default();
+        let make = move || {
+            let logic = Logic::new(framing.clone(), factory()).with_sending(sending);
+            Box::new(logic) as Box<dyn Service>
+        };
         ServiceSource { make: Arc::new(make), limits: self.limits.clone() }
     }
 
     /// Limits of the sessions of listeners and connectors that are added after this.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// How frames become buffers, for listeners and connectors that are added after this
+    /// ([`SendPolicy::Auto`]).
+    pub fn send_policy(mut self, policy: SendPolicy) -> Self {
+        self.send_policy = policy;
+        self
+    }
+
+    /// When frames leave, for listeners and connectors that are added after this
+    /// ([`FlushPolicy::PerTurn`]). A time out of bounds is reported by [`start`](Self::start).
+    pub fn flush(mut self, policy: FlushPolicy) -> Self {
+        if Sending::new(self.send_policy, policy).is_none() {
+            let what =
+                format!("sends can be flushed every 1 to {FLUSH_EVERY_MS_MAX} ms: {policy:?}");
+            self.failure.get_or_insert(Error::Settings(what));
+        }
+        self.flush = policy;
         self
     }
 

@@ -21,6 +21,7 @@ use crate::{
     limits::Limits,
     metrics::Stats,
     send_queue::SendQueue,
+    sending::{HeldBack, Sending},
     timer::{TimerId, Wheel},
     topic::{Membership, Part, Topics},
 };
@@ -47,6 +48,11 @@ pub(crate) struct Session {
     /// Since when the send queue is above its soft mark, if it is.
     pub(crate) above_since: Time,
     pub(crate) is_above: bool,
+    pub(crate) sending: Sending,
+    /// In the list of those who wait for the next flush of their interval.
+    pub(crate) held_back: bool,
+    /// What waits leaves without waiting for that flush.
+    pub(crate) flushing: bool,
     /// What arrived while frames were held back.
     pub(crate) kept_back: Option<FrameBuf>,
     /// What is measured of sessions with a rate, and of strangers.
@@ -72,7 +78,7 @@ pub(crate) struct Session {
     /// What the handler, or the library during a call of it, asked for; done after the call.
     requested: Option<CloseReason>,
     /// Bytes read and thrown away since it began to close.
-    pub(crate) discarded_bytes: usize,
+    pub(crate) discarded_bytes: u32,
 }
 
 /// How far a session is.
@@ -112,6 +118,8 @@ pub(crate) struct Shared {
     pub(crate) topics: Topics,
     /// Kept for its room.
     pub(crate) parts: Vec<Part>,
+    /// One list for each interval.
+    pub(crate) held_back: Vec<HeldBack>,
 }
 
 /// What a timer is for.
@@ -124,6 +132,8 @@ pub(crate) enum TimerKey {
     /// Connect again, by the number of the waiting attempt.
     Connect(u64),
     DrainDeadline,
+    /// Flush those who wait in this list.
+    Flush(u16),
 }
 
 impl Session {
@@ -147,6 +157,9 @@ impl Session {
             send_started: Time::ZERO,
             above_since: Time::ZERO,
             is_above: false,
+            sending: Sending::default(),
+            held_back: false,
+            flushing: false,
             kept_back: None,
             meter: None,
             deadline: None,
@@ -183,15 +196,6 @@ impl Session {
     #[inline]
     pub(crate) fn take_request(&mut self) -> Option<CloseReason> {
         self.requested.take()
-    }
-
-    /// Puts it into the list of sessions to flush at the end of the turn.
-    #[inline]
-    pub(crate) fn mark_dirty(&mut self, shared: &mut Shared) {
-        if !self.dirty {
-            self.dirty = true;
-            shared.dirty.push(self.id.slot());
-        }
     }
 
     /// Keeps `bytes` of an unfinished frame. Room grows with what has arrived, not with what the
@@ -424,6 +428,7 @@ mod tests {
             framings: Vec::new(),
             topics: Topics::default(),
             parts: Vec::new(),
+            held_back: Vec::new(),
         };
         let packet = Packet { id: 0, session: 0, body: b"body" };
         for (encoded, expected) in [

@@ -25,6 +25,7 @@ use crate::{
     listener::Listener,
     logic::{Jobs, Outbox, Service},
     metrics::{Leftover, Report, Stats},
+    sending::Sending,
     session::{Hold, SessionTable, Shared, Stage, TimerKey},
     timer::{TimerId, Wheel},
     topic::{Piece, Topics},
@@ -37,6 +38,8 @@ pub(crate) struct Worker {
     services: Vec<Box<dyn Service>>,
     /// By service.
     limits: Vec<Rc<Limits>>,
+    /// By service.
+    sending: Vec<Sending>,
     listeners: Vec<Listener>,
     connectors: Vec<Connector>,
     /// Outgoing sessions and what they were made from.
@@ -86,6 +89,7 @@ impl Worker {
     pub(crate) fn new(port: Box<dyn CompletionPort>, parts: WorkerParts) -> Self {
         let now = port.now();
         let (services, limits): (Vec<Box<dyn Service>>, _) = parts.services.into_iter().unzip();
+        let sending = services.iter().map(|service| service.sending()).collect();
         let framings = services.iter().map(|service| service.framing()).collect();
         let outbox = Some(Outbox::new(&parts.handle));
         let slots_max = parts.handle.0.workers[usize::from(parts.index)].slots();
@@ -101,12 +105,14 @@ impl Worker {
             framings,
             topics: Topics::default(),
             parts: Vec::new(),
+            held_back: Vec::new(),
         };
         Self {
             port,
             sessions: SessionTable::new(parts.index, slots_max),
             services,
             limits,
+            sending,
             listeners: Vec::new(),
             connectors: parts.connectors,
             outgoing: BTreeMap::new(),
@@ -205,6 +211,7 @@ impl Worker {
     /// What it counted, and what it has not given back. Call it when it has finished.
     pub(crate) fn report(&mut self) -> Report {
         self.refuse_commands();
+        self.shared.end_flushes();
         if let Some((_, timer)) = self.drain_deadline.take() {
             self.shared.timers.cancel(timer);
         }
@@ -276,7 +283,8 @@ impl Worker {
                 self.after_call(id);
             }
             Stage::Flushing | Stage::Lingering => {
-                session.discarded_bytes += buffer.len();
+                let bytes = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+                session.discarded_bytes = session.discarded_bytes.saturating_add(bytes);
             }
             Stage::Connecting | Stage::Joining(_) => {}
         }
@@ -388,7 +396,7 @@ impl Worker {
     }
 
     fn on_sent(&mut self, id: SessionId, mut gather: Gather, result: Result<(), PortSendError>) {
-        let bytes = gather.bytes();
+        let (bytes, buffers) = (gather.bytes(), gather.frames().len());
         gather.clear();
         if self.shared.gathers.len() < GATHERS_KEPT_MAX {
             self.shared.gathers.push(gather);
@@ -399,6 +407,7 @@ impl Worker {
         match result {
             Ok(()) => {
                 self.shared.stats.sends += 1;
+                self.shared.stats.buffers_sent += buffers as u64;
                 self.shared.stats.bytes_sent += bytes as u64;
             }
             Err(error) => {
@@ -437,7 +446,7 @@ impl Worker {
             // Beyond that nothing more is read; the connection stays until its deadline, because
             // closing it with unread input would destroy what the peer has not yet got.
             Stage::Flushing | Stage::Lingering => {
-                session.discarded_bytes <= session.limits.linger_bytes_max
+                session.discarded_bytes as usize <= session.limits.linger_bytes_max
             }
             Stage::Connecting | Stage::Joining(_) => false,
         };
@@ -461,6 +470,7 @@ impl Worker {
             }
             let mut gather = self.shared.gathers.pop().unwrap_or_default();
             session.queue.fill(&mut gather);
+            session.flushing &= !session.queue.is_empty();
             session.send_in_flight = true;
             session.send_started = self.shared.now;
             let op = Op::Send { socket: session.socket, gather };

@@ -73,7 +73,11 @@ impl Worker {
         let now = self.shared.now;
         let make = |id| Session::new(id, service, socket, peer, limits, now);
         let session = self.sessions.insert(make);
-        let id = session.map(|session| session.id);
+        let sending = self.sending[usize::from(service)];
+        let id = session.map(|session| {
+            session.sending = sending;
+            session.id
+        });
         if id.is_none() {
             self.shared.stats.refused += 1;
             self.port.close(socket, Close::Reset);

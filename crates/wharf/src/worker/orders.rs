@@ -28,6 +28,7 @@ impl Worker {
                 }
                 TimerKey::Connect(number) => self.connect_again(number),
                 TimerKey::DrainDeadline => self.abort_all(),
+                TimerKey::Flush(index) => self.flush_held_back(index),
             }
         }
         self.due = due;
@@ -55,6 +56,22 @@ impl Worker {
             Stage::Connecting => self.join(id, Close::Reset),
             Stage::Joining(_) => {}
         }
+    }
+
+    /// The moment for which these sessions have waited.
+    fn flush_held_back(&mut self, index: u16) {
+        let slots = self.shared.take_held_back(index);
+        for slot in &slots {
+            // Who has the slot now may be another one, who waits for nothing.
+            if let Some(session) = self.sessions.at(*slot)
+                && std::mem::take(&mut session.held_back)
+                && !session.queue.is_empty()
+            {
+                session.flushing = true;
+                session.mark_dirty(&mut self.shared);
+            }
+        }
+        self.shared.flushed(index, slots);
     }
 
     pub(super) fn on_user_timer(&mut self, id: SessionId, key: u64) {

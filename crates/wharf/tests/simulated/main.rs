@@ -2,6 +2,7 @@
 
 mod classes;
 mod deadlines;
+mod flush;
 mod marks;
 mod rates;
 mod strangers;
