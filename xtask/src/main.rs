@@ -9,6 +9,7 @@ mod markdown;
 mod process;
 mod readme;
 mod seeds;
+mod steps;
 mod tidy;
 mod wine;
 
@@ -25,6 +26,7 @@ Usage: cargo xtask TASK
   tsan                                            tests under the thread sanitizer
   seeds N [--from SEED]                           the simulations with so many seeds
   fuzz [SECONDS]                                  every fuzz target for so long (60)
+  steps diff A B                                  what step B of the course changes in step A
   wine                                            lints for Windows, and the tests under Wine
   readme                                          run what README.md tells a reader to run
 ";
@@ -55,6 +57,7 @@ fn run() -> Result<()> {
         }
         Some("seeds") => seeds::run(&root, &rest),
         Some("fuzz") => fuzz::run(&root, &rest),
+        Some("steps") => steps::run(&root, &rest),
         Some("wine") if rest.is_empty() => wine::run(&root),
         Some("help" | "--help" | "-h") | None => {
             print!("{USAGE}");

@@ -1,0 +1,87 @@
+//! Step 3: the network apart from the application, which is told of three things: a client has
+//! connected, something was received, the client is closed. The network no longer knows of echo.
+//!
+//! ```text
+//! cargo run -p wharf-examples --example step03_application
+//! nc 127.0.0.1 9000     (in another terminal)
+//! ```
+
+pub(crate) mod application;
+pub(crate) mod network;
+
+use std::{
+    error::Error,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use wharf_examples::{address, report_each_second};
+use wharf_port::{Config, Post};
+
+use self::{
+    application::Echo,
+    network::{CLIENTS_MAX, Newcomer, Worker},
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let address = start(address()?, &Config::from_env()?)?;
+    println!("step 3: echo on {address}, {WORKERS} workers");
+    Ok(report_each_second()?)
+}
+
+/// Starts the workers, then the thread that accepts.
+pub(crate) fn start(address: SocketAddr, config: &Config) -> io::Result<SocketAddr> {
+    let workers: io::Result<Vec<_>> = (0..WORKERS).map(|_| start_worker(config.clone())).collect();
+    let (workers, listener) = (workers?, TcpListener::bind(address)?);
+    let local = listener.local_addr()?;
+    thread::spawn(move || accept(&listener, &workers));
+    Ok(local)
+}
+
+/// A port belongs to the thread that opens it; what others know of a worker is where to post.
+fn start_worker(config: Config) -> io::Result<Post<Newcomer>> {
+    let (answer, opened) = mpsc::channel();
+    thread::spawn(move || -> io::Result<()> {
+        let port = match wharf_port::open(&config) {
+            Ok(port) => port,
+            Err(error) => return answer.send(Err(error)).map_err(io::Error::other),
+        };
+        let (post, newcomers) = wharf_port::inbox(port.waker(), CLIENTS_MAX);
+        answer.send(Ok(post)).map_err(io::Error::other)?;
+        let mut worker = Worker::new(port, newcomers, Echo::default());
+        loop {
+            worker.turn(None).expect("a port that fails is beyond repair");
+        }
+    });
+    opened.recv().map_err(io::Error::other)?
+}
+
+/// Who finds no seat is closed, and so is one whom no worker takes; accepting goes on.
+fn accept(listener: &TcpListener, workers: &[Post<Newcomer>]) {
+    let seats = Arc::new(());
+    let mut turns = workers.iter().cycle();
+    let mut number = 0;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) if Arc::strong_count(&seats) <= CLIENTS_MAX => {
+                let (socket, seat) = (stream.into(), Arc::clone(&seats));
+                let newcomer = Newcomer { number, socket, seat };
+                number += 1;
+                if let Some(Err(refused)) = turns.next().map(|worker| worker.post(newcomer)) {
+                    eprintln!("a connection is closed: {refused}");
+                }
+            }
+            Ok((stream, _)) => drop(stream),
+            Err(error) => {
+                // No descriptor left, or the connection was reset while it waited.
+                eprintln!("accept: {error}");
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+const WORKERS: usize = 4;
