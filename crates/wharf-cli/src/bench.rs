@@ -361,7 +361,8 @@ fn compare(
     Ok(failures.is_empty())
 }
 
-fn print(text: &str) -> Result<()> {
+/// Writes a result to standard output.
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut output = io::stdout().lock();
     output
         .write_all(text.as_bytes())

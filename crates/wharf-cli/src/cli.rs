@@ -6,13 +6,14 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand
 use clap_complete::Shell;
 
 use crate::settings::{self, Loaded, Problems, Sources};
-use crate::{bench, doctor};
+use crate::{attack, bench, doctor};
 
 /// What the program was asked to do.
 pub(crate) enum Invocation {
     Serve(Loaded),
     PrintConfig(Loaded),
     Bench(bench::Bench),
+    Attack(attack::Options),
     Doctor(doctor::Options, Result<Loaded, Problems>),
     Completions(Shell),
     Man,
@@ -28,6 +29,7 @@ pub(crate) fn parse() -> Invocation {
         None => serve(&matches),
         Some(("serve", matches)) => serve(matches),
         Some(("bench", matches)) => Invocation::Bench(typed(matches)),
+        Some(("attack", matches)) => Invocation::Attack(typed(matches)),
         Some(("dummy", matches)) => Invocation::Bench(bench::Bench::Echo(typed(matches))),
         Some(("doctor", matches)) => Invocation::Doctor(typed(matches), load(matches)),
         Some(("completions", matches)) => match matches.get_one("shell") {
@@ -64,6 +66,13 @@ pub(crate) fn command() -> Command {
         .subcommand(
             bench::Echo::augment_args(Command::new("dummy"))
                 .about("The same as `wharf bench echo`"),
+        )
+        .subcommand(
+            attack::Options::augment_args(Command::new("attack"))
+                .about("Attack a server and tell what honest users felt")
+                .after_help(
+                    "Exit status: 0 honest users were served, 1 they were not, 2 wrong usage",
+                ),
         )
         .subcommand(
             doctor::Options::augment_args(Command::new("doctor"))

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod announce;
+mod attack;
 mod bench;
 mod cli;
 mod descriptors;
@@ -31,6 +32,7 @@ pub fn main() -> ExitCode {
         Invocation::Serve(loaded) => serve::run(&loaded.settings),
         Invocation::PrintConfig(loaded) => generate::print(&settings::effective(&loaded)),
         Invocation::Bench(bench) => bench::run(&bench),
+        Invocation::Attack(options) => attack::run(&options),
         Invocation::Doctor(options, loaded) => doctor::run(&options, &loaded),
         Invocation::Completions(shell) => generate::completions(shell),
         Invocation::Man => generate::man(),

@@ -37,12 +37,14 @@ use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 pub(crate) use chat::Talk;
 pub(crate) use compare::{Measured, Tolerance, failures, table};
 pub(crate) use engine::{Interrupts, Outcome};
+pub(crate) use figures::Percentiles;
 pub(crate) use mix::Mix;
 pub(crate) use page::page;
-pub(crate) use pattern::Sizes;
-pub(crate) use report::Report;
+pub(crate) use pattern::{Sizes, mix};
+pub(crate) use report::{Report, duration_text};
 pub(crate) use scenario::{CONNECTIONS_MAX, Group, Kind, Scenario, Traffic};
 pub(crate) use schedule::{Arrival, Rate};
+pub(crate) use tally::ErrorKind;
 
 /// Runs a scenario as often as it says.
 ///
@@ -57,14 +59,26 @@ pub(crate) fn run(scenario: &Scenario, keeps_log: bool) -> Result<Report<'_>> {
             1 => String::new(),
             repeats => format!("run {repeat} of {repeats}: "),
         };
-        let setting =
-            engine::Setting { title, keeps_log, interrupts: &interrupts, is_quiet: false };
+        let setting = engine::Setting { title, keeps_log, interrupts: &interrupts };
         runs.push(engine::run(scenario, &setting)?);
         if runs.last().is_some_and(|run| run.was_interrupted) {
             break;
         }
     }
     Ok(Report { scenario, machine, runs })
+}
+
+/// Runs a scenario once, as a part of something else that `title` names.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_part(
+    scenario: &Scenario,
+    title: &str,
+    interrupts: &Interrupts,
+) -> Result<Outcome> {
+    let setting = engine::Setting { title: title.to_owned(), keeps_log: false, interrupts };
+    engine::run(scenario, &setting)
 }
 
 /// Writes the latencies of the shown run, interval by interval, as a log that HdrHistogram's own

@@ -57,7 +57,6 @@ pub(crate) struct Setting<'a> {
     pub(crate) keeps_log: bool,
     /// Where Ctrl+C is told; lives as long as the program.
     pub(crate) interrupts: &'a Interrupts,
-    pub(crate) is_quiet: bool,
 }
 
 /// Ends a load early on the first Ctrl+C or SIGTERM, with the result so far, and the process on the
@@ -394,7 +393,7 @@ impl Run<'_> {
         if self.sampled.elapsed() >= self.interval {
             self.sample();
         }
-        if self.progress.due_in().is_zero() && !self.setting.is_quiet {
+        if self.progress.due_in().is_zero() {
             let doing = format!("{}{doing}", self.setting.title);
             self.progress.show(&doing, self.open_connections(), self.series.last());
         }

@@ -252,7 +252,12 @@ impl Group {
             // Longer answers than were asked for are to be seen, and a piece of a raw stream has no
             // size.
             frame_bytes_max: frame_bytes + SPARE_BYTES,
+            // The load waits for as long as it is told to, and counts what does not come.
             first_frame_timeout: None,
+            frame_timeout: None,
+            idle_read_timeout: None,
+            idle_write_timeout: None,
+            send_queue_soft_timeout: None,
             send_queue_bytes_soft: queue_bytes,
             send_queue_bytes_max: queue_bytes,
             ..Limits::default()
