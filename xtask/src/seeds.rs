@@ -8,10 +8,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::process::Cmd;
 
 /// Optimised, or most of the time would be the compiler's missing work.
-const SIMULATIONS: [&str; 3] = [
+const SIMULATIONS: [&str; 4] = [
     "cargo test --locked --release -q -p wharf --lib sim_tests",
     "cargo test --locked --release -q -p wharf --test testing",
     "cargo test --locked --release -q -p wharf --test logic",
+    "cargo test --locked --release -q -p wharf-chat --test simulated",
 ];
 
 /// In one go of the tests, between which progress is shown.

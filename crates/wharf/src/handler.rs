@@ -345,7 +345,10 @@ impl SessionId {
         Self(u64::from(worker) << 56 | u64::from(slot) << 32 | u64::from(generation))
     }
 
-    pub(crate) fn from_u64(id: u64) -> Self {
+    /// The id that [`as_u64`](Self::as_u64) gave. A number from elsewhere names no session, or one
+    /// that it was not meant for: what it is used for then answers as for one that is over.
+    #[must_use]
+    pub fn from_u64(id: u64) -> Self {
         Self(id)
     }
 

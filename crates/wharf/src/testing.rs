@@ -341,6 +341,19 @@ impl<F: Framing> Client<F> {
             .collect()
     }
 
+    /// As [`received`](Self::received), each with its packet id, for framings that carry one.
+    ///
+    /// # Panics
+    /// As for [`received`](Self::received).
+    #[must_use]
+    pub fn received_packets(&self) -> Vec<(u32, Vec<u8>)> {
+        let peer = self.peer.borrow();
+        framing::frames(&self.framing, &peer.received)
+            .map(|frame| frame.expect("the server keeps to the framing"))
+            .map(|frame| (frame.id(), frame.body().to_vec()))
+            .collect()
+    }
+
     /// Whether the connection is over, whichever side ended it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
