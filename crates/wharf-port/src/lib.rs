@@ -43,6 +43,8 @@ mod buffer;
 #[cfg(any(unix, windows))]
 mod clock;
 mod config;
+#[cfg(windows)]
+pub mod console;
 pub mod contract;
 mod inbox;
 #[cfg(windows)]

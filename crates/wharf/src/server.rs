@@ -461,7 +461,9 @@ impl Builder {
     }
 }
 
-/// Drains the server on the first Ctrl+C, SIGTERM or SIGHUP, and ends the process on the second.
+/// Drains the server on the first Ctrl+C, SIGTERM or SIGHUP, and ends the process on the second. On
+/// Windows on Ctrl+C and Ctrl+Break, and when the console is closed, the user logs off or the machine
+/// shuts down; the system then ends what is not done within some seconds.
 ///
 /// # Errors
 /// Something else in the process handles signals already.
@@ -479,8 +481,11 @@ pub fn drain_on_signal(handle: &Handle, timeout: Duration) -> Result {
             process::exit(1);
         }
     };
-    ctrlc::set_handler(handler)
-        .map_err(|error| Error::Settings(format!("signals cannot be handled: {error}")))
+    #[cfg(windows)]
+    let installed = wharf_port::console::on_event(handler);
+    #[cfg(unix)]
+    let installed = ctrlc::set_handler(handler);
+    installed.map_err(|error| Error::Settings(format!("signals cannot be handled: {error}")))
 }
 
 /// All that a worker's thread needs to make its worker.
