@@ -16,11 +16,12 @@ mod core;
 mod error;
 mod listener;
 mod packet;
+mod queue;
 mod stream;
 mod teardown;
 mod winsock;
 
-pub(crate) use self::winsock::{Queue, set_exclusive_address};
+pub(crate) use self::{queue::Queue, winsock::set_exclusive_address};
 
 use std::{
     cell::{Cell, RefCell},

@@ -4,7 +4,8 @@ use std::{cell::Cell, io, rc::Rc, sync::Arc};
 
 use super::{
     packet::Packet,
-    winsock::{self, Extensions, Queue},
+    queue::Queue,
+    winsock::{self, Extensions},
 };
 use crate::{
     buffer::RecvPool,

@@ -119,6 +119,12 @@ impl Packet {
         unsafe { *self.overlapped.get() = OVERLAPPED::default() };
         let systems = Rc::into_raw(Rc::clone(self));
         core.count_system_call();
+        #[cfg(test)]
+        let start =
+            |overlapped| match NEXT_ERRORS.with_borrow_mut(std::collections::VecDeque::pop_front) {
+                Some(code) => Err(io::Error::from_raw_os_error(code)),
+                None => start(overlapped),
+            };
         let started = start(systems.cast_mut().cast());
         let bytes = match started {
             Ok(bytes) if skips => Ok(Posted::Done(bytes)),
@@ -225,6 +231,13 @@ pub(super) fn fill(buffers: &mut Vec<WSABUF>, gather: &Gather, mut skip: usize) 
 
 /// No socket has this name: slots are fewer.
 const NOBODY: Socket = Socket { slot: u32::MAX, generation: u32::MAX };
+
+#[cfg(test)]
+thread_local! {
+    /// What this thread's next calls that start an operation fail with, instead of being made.
+    pub(super) static NEXT_ERRORS: RefCell<std::collections::VecDeque<i32>> =
+        const { RefCell::new(std::collections::VecDeque::new()) };
+}
 
 const _: () = assert!(std::mem::offset_of!(Packet, overlapped) == 0);
 

@@ -201,18 +201,19 @@ impl StreamSocket {
         core: &mut Core,
         done: &mut Vec<Done>,
     ) -> Again {
-        self.try_connect(core, done);
+        let connect = self.try_connect(core, done);
         let send = self.try_send(core, done);
-        send.max(self.try_receive(socket, core, done))
+        connect.max(send).max(self.try_receive(socket, core, done))
     }
 
-    fn try_connect(&mut self, core: &mut Core, done: &mut Vec<Done>) {
-        let Some(Connect { packet, cancelled, .. }) = &self.connect else { return };
+    fn try_connect(&mut self, core: &mut Core, done: &mut Vec<Done>) -> Again {
+        let Some(Connect { packet, cancelled, .. }) = &self.connect else { return Again::No };
         if packet.is_posted() {
-            return;
+            return Again::No;
         }
         if *cancelled {
-            return self.end_connect(Err(error::cancelled()), core, done);
+            self.end_connect(Err(error::cancelled()), core, done);
+            return Again::No;
         }
         let posted = {
             let load = packet.load.borrow();
@@ -225,8 +226,10 @@ impl StreamSocket {
         match posted {
             Ok(Posted::Pending) => {}
             Ok(Posted::Done(_)) => self.connected(Ok(()), core, done),
+            Err(error) if is_shortage(&error) => return Again::Later,
             Err(error) => self.connected(Err(portable(error)), core, done),
         }
+        Again::No
     }
 
     pub(super) fn on_connect(
@@ -466,4 +469,4 @@ fn arm(
 }
 
 /// Buffers that one socket fills in one turn, whatever its credit.
-const RECEIVES_PER_TURN: usize = 4;
+pub(super) const RECEIVES_PER_TURN: usize = 4;

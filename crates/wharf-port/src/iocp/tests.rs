@@ -7,10 +7,11 @@ use std::{
 };
 
 use windows_sys::Win32::Networking::WinSock::{
-    SO_EXCLUSIVEADDRUSE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT,
+    SO_EXCLUSIVEADDRUSE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, WSAECONNRESET,
+    WSAEMFILE, WSAENOBUFS,
 };
 
-use super::*;
+use super::{packet::NEXT_ERRORS, queue::POST_FAILURES, *};
 use crate::{
     contract::{AcceptEnd, ReceiveEnd},
     socket::ListenOptions,
@@ -206,4 +207,164 @@ fn a_connection_without_a_word_does_not_hold_up_an_accept() {
     let mut talking = TcpStream::connect(address).unwrap();
     talking.write_all(b"hello").unwrap();
     drop(accepted(&mut port));
+}
+
+/// W3: nor does an accept that fails. One whose connection is gone is no word about the listener; the
+/// process's own lack ends the accept, which can be started again.
+#[test]
+fn a_failed_accept_leaves_the_listener_whole() {
+    let mut config = Config::default();
+    config.iocp.accepts_outstanding = 1;
+    NEXT_ERRORS.set([WSAECONNRESET, WSAECONNRESET].into());
+    let (mut port, listener, address) = listening(&config);
+    let _client = TcpStream::connect(address).unwrap();
+    NEXT_ERRORS.with_borrow_mut(|errors| errors.push_back(WSAEMFILE));
+    let mut errors = Vec::new();
+    let socket = loop {
+        let accepted = until(&mut port, |outcome| match outcome {
+            Outcome::Accepted(socket) => Some(Ok(socket)),
+            Outcome::AcceptEnded(AcceptEnd::Failed(error)) => Some(Err(error)),
+            outcome => panic!("{outcome:?}"),
+        });
+        match accepted {
+            Ok(socket) => break socket,
+            Err(error) => errors.push(error.raw_os_error().unwrap()),
+        }
+        port.submit(Op::Accept { listener }, Token(1));
+    };
+    assert_eq!((&errors[..], NEXT_ERRORS.take().len()), (&[WSAEMFILE][..], 0));
+    drop(socket);
+}
+
+/// W9: the system is short of memory for a while; every kind of operation is tried again.
+#[test]
+fn what_the_system_has_no_memory_for_is_tried_again() {
+    let shortage = || NEXT_ERRORS.set([WSAENOBUFS; 3].into());
+    let mut config = Config::default();
+    config.iocp.accepts_outstanding = 1;
+    shortage();
+    let (mut port, _, address) = listening(&config);
+    let mut client = TcpStream::connect(address).unwrap();
+    let socket = accepted(&mut port);
+    let socket = port.adopt(socket).unwrap();
+    port.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap(); // the next accept is outstanding
+    shortage();
+    port.submit(Op::Receive { socket, credit_bytes: 10 }, Token(1));
+    client.write_all(b"hello").unwrap();
+    let received = until(&mut port, |outcome| match outcome {
+        Outcome::Received(bytes) => Some(bytes),
+        outcome => panic!("{outcome:?}"),
+    });
+    assert_eq!((&*received, NEXT_ERRORS.take().len()), (&b"hello"[..], 0));
+    port.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap(); // the next receive of nothing, too
+    shortage();
+    let mut buf = port.buffers().take(5);
+    buf.append(b"hello");
+    port.submit(Op::Send { socket, gather: buf.freeze().into() }, Token(2));
+    until(&mut port, |outcome| match outcome {
+        Outcome::Sent { result, .. } => Some(result),
+        outcome => panic!("{outcome:?}"),
+    })
+    .unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = outside.local_addr().unwrap();
+    let socket = port.stream(address, &SocketOptions::default()).unwrap();
+    shortage();
+    port.submit(Op::Connect { socket, address }, Token(3));
+    until(&mut port, |outcome| match outcome {
+        Outcome::Connected(result) => Some(result),
+        outcome => panic!("{outcome:?}"),
+    })
+    .unwrap();
+    assert_eq!(NEXT_ERRORS.take().len(), 0);
+}
+
+/// W11: whoever wakes next kicks again.
+#[test]
+fn a_wake_up_that_could_not_be_posted_is_not_the_last() {
+    let mut port = IocpPort::open(&Config::default()).unwrap();
+    let waker = port.waker();
+    assert!(port.flag.prepare_sleep());
+    POST_FAILURES.set(usize::MAX);
+    waker.wake();
+    POST_FAILURES.set(0);
+    let mut packets = [OVERLAPPED_ENTRY::default(); 4];
+    assert_eq!(port.dequeue(&mut packets, Some(Duration::ZERO)).unwrap(), 0);
+    waker.wake();
+    assert_eq!(port.dequeue(&mut packets, Some(Duration::ZERO)).unwrap(), 1);
+    port.flag.wake_up();
+    port.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+}
+
+/// W2: what there is to receive is taken without waiting, a turn's share at a time.
+#[test]
+fn a_busy_socket_gets_a_turns_share() {
+    let mut port = IocpPort::open(&Config::default()).unwrap();
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(outside.local_addr().unwrap()).unwrap();
+    let socket = port.adopt(stream.into()).unwrap();
+    let mut busy = outside.accept().unwrap().0;
+    busy.write_all(&[7; 64 * 1024]).unwrap();
+    port.submit(Op::Receive { socket, credit_bytes: 64 * 1024 }, Token(1));
+    let mut bytes = 0;
+    for _ in 0..1000 {
+        let mut done = Vec::new();
+        port.turn(&mut done);
+        assert!(done.len() <= stream::RECEIVES_PER_TURN + 1, "and perhaps the end: {done:?}");
+        for done in done {
+            if let Outcome::Received(piece) = done.outcome {
+                bytes += piece.len();
+            }
+        }
+        port.look(Some(Duration::from_millis(10)), &mut Vec::new()).unwrap();
+        if bytes == 64 * 1024 {
+            return;
+        }
+    }
+    panic!("{bytes} bytes came");
+}
+
+/// W1, W5, W6: closed with all there can be outstanding, over and over; everything comes back, and
+/// reaches nobody else.
+#[test]
+fn sockets_closed_with_everything_outstanding_leave_nothing() {
+    let (mut port, _, address) = listening(&Config::default());
+    let bytes = vec![7; 1 << 20];
+    port.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+    let outstanding = port.core.packets_posted.get();
+    for round in 0..200 {
+        let _client = TcpStream::connect(address).unwrap();
+        let socket = accepted(&mut port);
+        let socket = port.adopt(socket).unwrap();
+        port.submit(Op::Receive { socket, credit_bytes: 10 }, Token(1));
+        let mut buf = port.buffers().take(bytes.len());
+        buf.append(&bytes);
+        port.submit(Op::Send { socket, gather: buf.freeze().into() }, Token(2));
+        let mut left = 2;
+        let mut ended = |outcome: &Outcome| {
+            left -= 1;
+            let sent = matches!(outcome, Outcome::Sent { .. });
+            assert!(sent || matches!(outcome, Outcome::ReceiveEnded(ReceiveEnd::Cancelled)));
+            (left == 0).then_some(())
+        };
+        let mut done = Vec::new();
+        port.wait(Some(Duration::ZERO), &mut done).unwrap();
+        let mut over = done.drain(..).find_map(|done| ended(&done.outcome));
+        port.cancel(socket);
+        while over.is_none() {
+            port.wait(Some(Duration::from_millis(10)), &mut done).unwrap();
+            over = done.drain(..).find_map(|done| ended(&done.outcome));
+        }
+        port.close(socket, if round % 2 == 0 { Close::Graceful } else { Close::Reset });
+    }
+    for _ in 0..1000 {
+        port.wait(Some(Duration::from_millis(1)), &mut Vec::new()).unwrap();
+        if port.core.packets_posted.get() == outstanding {
+            break;
+        }
+    }
+    let counts = port.counts();
+    assert_eq!((port.core.packets_posted.get(), counts.stale_completions), (outstanding, 0));
+    assert_eq!((counts.sockets, counts.blocks_in_use, counts.buffers_lent), (1, 0, 0));
 }

@@ -7,14 +7,13 @@
 use std::{
     ffi::{CStr, c_char},
     io,
-    os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, OwnedHandle},
+    os::windows::io::AsRawSocket,
     ptr,
-    time::Duration,
 };
 
 use windows_sys::{
     Win32::{
-        Foundation::{ERROR_NOT_FOUND, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT},
+        Foundation::{ERROR_NOT_FOUND, HANDLE},
         Networking::WinSock::{
             IPPROTO_TCP, LPFN_ACCEPTEX, LPFN_CONNECTEX, SIO_GET_EXTENSION_FUNCTION_POINTER,
             SO_EXCLUSIVEADDRUSE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT,
@@ -25,12 +24,8 @@ use windows_sys::{
         },
         Storage::FileSystem::SetFileCompletionNotificationModes,
         System::{
-            IO::{
-                CancelIoEx, CreateIoCompletionPort, GetQueuedCompletionStatusEx, OVERLAPPED,
-                OVERLAPPED_ENTRY, PostQueuedCompletionStatus,
-            },
+            IO::{CancelIoEx, OVERLAPPED},
             LibraryLoader::{GetModuleHandleA, GetProcAddress},
-            Threading::INFINITE,
             WindowsProgramming::{
                 FILE_SKIP_COMPLETION_PORT_ON_SUCCESS, FILE_SKIP_SET_EVENT_ON_HANDLE,
             },
@@ -38,73 +33,6 @@ use windows_sys::{
     },
     core::GUID,
 };
-
-/// The system's side of a port: a queue of packets. Other threads may post to it.
-pub(crate) struct Queue(OwnedHandle);
-
-impl Queue {
-    pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: no handle is passed in, which asks for a new port. One thread takes packets out.
-        let handle = unsafe { CreateIoCompletionPort(INVALID_HANDLE_VALUE, ptr::null_mut(), 0, 1) };
-        if handle.is_null() {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new handle, which nobody else owns.
-        Ok(Self(unsafe { OwnedHandle::from_raw_handle(handle) }))
-    }
-
-    /// Binds a socket to this queue for as long as it lives (P10).
-    pub(super) fn associate(&self, os: &socket2::Socket) -> io::Result<()> {
-        // SAFETY: both handles are open: we hold references to their owners.
-        let port = unsafe { CreateIoCompletionPort(handle(os), self.0.as_raw_handle(), 0, 0) };
-        if port.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
-    /// Takes packets out, waiting for the first one up to `timeout` (`None`: for ever); how many.
-    pub(super) fn dequeue(
-        &self,
-        packets: &mut [OVERLAPPED_ENTRY],
-        timeout: Option<Duration>,
-    ) -> io::Result<usize> {
-        let mut count = 0;
-        let room = u32::try_from(packets.len()).unwrap_or(u32::MAX);
-        // SAFETY: the system writes at most `room` entries to `packets`, and a number to `count`.
-        let taken = unsafe {
-            GetQueuedCompletionStatusEx(
-                self.0.as_raw_handle(),
-                packets.as_mut_ptr(),
-                room,
-                &mut count,
-                timeout.map_or(INFINITE, whole_ms),
-                0,
-            )
-        };
-        if taken != 0 {
-            return Ok(count as usize);
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(WAIT_TIMEOUT as i32) { Ok(0) } else { Err(error) }
-    }
-
-    /// Puts in a packet that means nothing but "wake up".
-    fn post(&self) -> io::Result<()> {
-        // SAFETY: the packet carries no pointer.
-        let posted =
-            unsafe { PostQueuedCompletionStatus(self.0.as_raw_handle(), 0, 0, ptr::null()) };
-        if posted == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
-    /// As [`post`](Self::post); it fails where the system is short of memory (W11), which may pass.
-    pub(crate) fn post_with_patience(&self) -> io::Result<()> {
-        for _ in 0..POST_ATTEMPTS {
-            if self.post().is_ok() {
-                return Ok(());
-            }
-            std::thread::yield_now();
-        }
-        self.post()
-    }
-}
 
 /// The functions that have to be asked for.
 #[derive(Clone, Copy)]
@@ -384,13 +312,9 @@ fn socket_of(os: &socket2::Socket) -> SOCKET {
     os.as_raw_socket() as SOCKET
 }
 
-fn handle(os: &socket2::Socket) -> HANDLE {
+/// The socket as the calls that take any handle name it.
+pub(super) fn handle(os: &socket2::Socket) -> HANDLE {
     os.as_raw_socket() as usize as HANDLE
-}
-
-/// Rounded up: rounded down, waiting for the last part of a millisecond would be a busy loop.
-fn whole_ms(time: Duration) -> u32 {
-    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(INFINITE).min(INFINITE - 1)
 }
 
 /// `AcceptEx` wants 16 bytes more than any address takes, for each of two.
@@ -398,8 +322,6 @@ const ACCEPT_ADDRESS_BYTES: u32 = size_of::<SOCKADDR_STORAGE>() as u32 + 16;
 
 /// Room for the two addresses that `AcceptEx` writes.
 pub(super) const ACCEPT_ADDRESSES_BYTES: usize = 2 * ACCEPT_ADDRESS_BYTES as usize;
-
-const POST_ATTEMPTS: usize = 64;
 
 #[cfg(test)]
 thread_local! {
@@ -413,20 +335,6 @@ thread_local! {
 mod tests {
     use super::*;
     use std::io::Write as _;
-
-    #[test]
-    fn times_are_rounded_up_and_never_for_ever() {
-        let cases = [
-            (Duration::ZERO, 0),
-            (Duration::from_nanos(1), 1),
-            (Duration::from_millis(1), 1),
-            (Duration::from_micros(1001), 2),
-            (Duration::MAX, INFINITE - 1),
-        ];
-        for (time, expected) in cases {
-            assert_eq!(whole_ms(time), expected, "{time:?}");
-        }
-    }
 
     #[test]
     fn an_address_that_is_listened_on_is_nobody_elses() {
