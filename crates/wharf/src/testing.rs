@@ -46,6 +46,9 @@ use std::{
     time::Duration,
 };
 
+#[cfg(test)]
+mod instructions;
+
 pub use wharf_port::sim::{Fault, Faults};
 use wharf_port::{
     Time,

@@ -22,6 +22,20 @@ pub struct LengthField {
     session: Option<Field>,
     /// The header has bytes that no field names.
     unnamed_bytes: bool,
+    /// Which of the layouts with a name it is.
+    known: Known,
+}
+
+/// A layout that has a name, whose code is compiled with its numbers in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    No,
+    Study,
+    Tutorial,
+    U16Be,
+    U32Be,
+    U16Le,
+    U32Le,
 }
 
 impl LengthField {
@@ -35,6 +49,7 @@ impl LengthField {
         id: Some(Field { offset: 4, width: Width::Four }),
         session: Some(Field { offset: 8, width: Width::Four }),
         unnamed_bytes: false,
+        known: Known::Study,
     };
 
     /// The 5 byte header of the `tutorial` format, little endian: u16 length of the whole packet,
@@ -47,33 +62,44 @@ impl LengthField {
         id: Some(Field { offset: 2, width: Width::Two }),
         session: None,
         unnamed_bytes: true,
+        known: Known::Tutorial,
     };
 
     /// Two bytes of body length, big endian, then the body.
     #[must_use]
     pub const fn u16_be() -> Self {
-        Self::prefix(Width::Two, Endian::Big)
+        Self::prefix(Width::Two, Endian::Big, Known::U16Be)
     }
 
     /// Four bytes of body length, big endian, then the body.
     #[must_use]
     pub const fn u32_be() -> Self {
-        Self::prefix(Width::Four, Endian::Big)
+        Self::prefix(Width::Four, Endian::Big, Known::U32Be)
     }
 
     /// Two bytes of body length, little endian, then the body.
     #[must_use]
     pub const fn u16_le() -> Self {
-        Self::prefix(Width::Two, Endian::Little)
+        Self::prefix(Width::Two, Endian::Little, Known::U16Le)
     }
 
     /// Four bytes of body length, little endian, then the body.
     #[must_use]
     pub const fn u32_le() -> Self {
-        Self::prefix(Width::Four, Endian::Little)
+        Self::prefix(Width::Four, Endian::Little, Known::U32Le)
     }
 
-    const fn prefix(width: Width, endian: Endian) -> Self {
+    /// All layouts that have a name.
+    const KNOWN: [Self; 6] = [
+        Self::STUDY,
+        Self::TUTORIAL,
+        Self::u16_be(),
+        Self::u32_be(),
+        Self::u16_le(),
+        Self::u32_le(),
+    ];
+
+    const fn prefix(width: Width, endian: Endian, known: Known) -> Self {
         let bytes = width as u8;
         let length = Field { offset: 0, width };
         Self {
@@ -84,6 +110,7 @@ impl LengthField {
             id: None,
             session: None,
             unnamed_bytes: false,
+            known,
         }
     }
 
@@ -119,9 +146,48 @@ impl LengthField {
     }
 }
 
+/// Evaluates an expression with a layout. Where that has a name the compiler knows all numbers in it,
+/// which leaves a fraction of the instructions.
+macro_rules! with_known {
+    ($self:ident, $layout:ident => $expression:expr) => {{
+        macro_rules! with {
+            ($known:expr) => {{
+                let $layout = $known;
+                $expression
+            }};
+        }
+        match $self.known {
+            Known::No => with!($self),
+            Known::Study => with!(&const { Self::STUDY }),
+            Known::Tutorial => with!(&const { Self::TUTORIAL }),
+            Known::U16Be => with!(&const { Self::u16_be() }),
+            Known::U32Be => with!(&const { Self::u32_be() }),
+            Known::U16Le => with!(&const { Self::u16_le() }),
+            Known::U32Le => with!(&const { Self::u32_le() }),
+        }
+    }};
+}
+
 impl Framing for LengthField {
     #[inline]
     fn decode(&self, unread: &[u8], _seen: usize) -> Result<Decoded, FramingError> {
+        with_known!(self, layout => layout.find(unread))
+    }
+
+    #[inline]
+    fn encoded_len(&self, body_len: usize) -> usize {
+        body_len.saturating_add(usize::from(self.header_bytes))
+    }
+
+    #[inline]
+    fn encode(&self, packet: Packet<'_>, out: &mut [u8]) -> Result<usize, FramingError> {
+        with_known!(self, layout => layout.write(packet, out))
+    }
+}
+
+impl LengthField {
+    #[inline(always)]
+    fn find(&self, unread: &[u8]) -> Result<Decoded, FramingError> {
         let header = usize::from(self.header_bytes);
         if unread.len() < header {
             return Ok(Decoded::Incomplete { need: Need::AtLeast(header) });
@@ -142,13 +208,8 @@ impl Framing for LengthField {
         Ok(Decoded::Frame { len, body: header..len, id })
     }
 
-    #[inline]
-    fn encoded_len(&self, body_len: usize) -> usize {
-        body_len.saturating_add(usize::from(self.header_bytes))
-    }
-
-    #[inline]
-    fn encode(&self, packet: Packet<'_>, out: &mut [u8]) -> Result<usize, FramingError> {
+    #[inline(always)]
+    fn write(&self, packet: Packet<'_>, out: &mut [u8]) -> Result<usize, FramingError> {
         let body_bytes_max = self.body_bytes_max();
         if packet.body.len() > body_bytes_max {
             return Err(FramingError::BodyTooLong { body_bytes_max });
@@ -249,7 +310,7 @@ impl LengthFieldBuilder {
             }
         }
         let named: usize = fields.iter().filter_map(|(_, field)| *field).map(Field::bytes).sum();
-        Ok(LengthField {
+        let layout = LengthField {
             header_bytes,
             uncounted_bytes: if self.counts_header { 0 } else { header_bytes },
             endian: self.endian,
@@ -257,7 +318,10 @@ impl LengthFieldBuilder {
             id,
             session,
             unnamed_bytes: named < self.header_bytes,
-        })
+            known: Known::No,
+        };
+        let is_known = |known: &&LengthField| LengthField { known: Known::No, ..**known } == layout;
+        Ok(*LengthField::KNOWN.iter().find(is_known).unwrap_or(&layout))
     }
 }
 
