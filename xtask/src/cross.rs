@@ -137,7 +137,14 @@ pub(crate) fn unpack(cache: &Path, unpacked: &Path, packages: &[&str]) -> Result
                 format!("Dir::State::Lists={}", folder.join("lists").display()),
             ])
             .args(["-o".to_owned(), format!("Dir::Cache={}", folder.join("cache").display())])
-            .args(["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"])
+            .args([
+                "-o",
+                "APT::Sandbox::User=root",
+                "-o",
+                "Debug::NoLocking=1",
+                "-o",
+                "Acquire::Retries=3",
+            ])
     };
     apt(cache, "apt-get update -qq").run().context("this step needs Debian 12's packages")?;
     let plan = apt(cache, "apt-get install --simulate --reinstall --no-install-recommends")

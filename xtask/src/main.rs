@@ -5,6 +5,7 @@
 mod ci;
 mod cross;
 mod fuzz;
+mod instructions;
 mod markdown;
 mod process;
 mod readme;
@@ -27,7 +28,8 @@ Usage: cargo xtask TASK
   seeds N [--from SEED]                           the simulations with so many seeds
   fuzz [SECONDS]                                  every fuzz target for so long (60)
   steps diff A B                                  what step B of the course changes in step A
-  wine                                            lints for Windows, and the tests under Wine
+  wine                                            lints for Windows, and everything under Wine
+  instructions                                    count what a frame costs, with valgrind
   readme                                          run what README.md tells a reader to run
 ";
 
@@ -49,16 +51,16 @@ fn run() -> Result<()> {
     let rest: Vec<String> = args.collect();
     match task.as_deref() {
         Some("ci") => ci::run(&root, &rest),
-        Some(task @ ("tidy" | "cross-check" | "tsan" | "readme")) => {
+        Some(task @ ("tidy" | "cross-check" | "tsan" | "wine" | "readme")) => {
             if let Some(extra) = rest.first() {
                 bail!("{task} takes no argument, found `{extra}`\n{USAGE}");
             }
             ci::run_one(&root, task)
         }
+        Some("instructions") if rest.is_empty() => instructions::run(&root),
         Some("seeds") => seeds::run(&root, &rest),
         Some("fuzz") => fuzz::run(&root, &rest),
         Some("steps") => steps::run(&root, &rest),
-        Some("wine") if rest.is_empty() => wine::run(&root),
         Some("help" | "--help" | "-h") | None => {
             print!("{USAGE}");
             Ok(())

@@ -3,12 +3,13 @@
 
 use std::{
     fmt,
-    io::Read as _,
+    io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -206,6 +207,23 @@ impl Running {
             }
             thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// The first line that it writes to standard output, without its end; what follows is read and
+    /// thrown away, since a full pipe would stop it.
+    ///
+    /// # Errors
+    /// None comes within `limit`.
+    pub(crate) fn first_line(&mut self, limit: Duration) -> Result<String> {
+        let stdout = self.child.stdout.take().context("standard output")?;
+        let (send_line, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Reads to the end even after nobody listens.
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = send_line.send(line);
+            }
+        });
+        lines.recv_timeout(limit).context("no line")
     }
 
     /// SIGTERM to one process (not to the group), then waits for the group's leader.

@@ -3,10 +3,9 @@
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -129,15 +128,7 @@ impl<'a> Session<'a> {
         self.stop()?;
         println!("$ {script}");
         let mut running = self.shell(&format!("exec {script}")).start()?;
-        let stdout = running.child.stdout.take().context("standard output")?;
-        let (send_line, lines) = mpsc::channel();
-        thread::spawn(move || {
-            // Reads to the end even after nobody listens: a full pipe would stop the server.
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let _ = send_line.send(line);
-            }
-        });
-        let first = lines.recv_timeout(READY_LIMIT).context("no ready line")?;
+        let first = running.first_line(READY_LIMIT).context("no ready line")?;
         println!("{first}");
         let pid =
             ready_pid(&first).with_context(|| format!("not a ready line with a pid: `{first}`"))?;

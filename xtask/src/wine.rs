@@ -4,14 +4,20 @@
 //! is installed, and no root is needed. Where a package cannot be had this fails; it is not skipped.
 //! What Wine can judge and what it cannot is told in docs/windows.md.
 
+#[path = "../../crates/wharf-port/tests/support/wine.rs"]
+mod cannot_judge;
+
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
+use self::cannot_judge::CANNOT_JUDGE;
 use crate::{
     cross::{PACKAGES_FILE, Toolchain, cache_folder, unpack},
     process::Cmd,
@@ -37,49 +43,94 @@ const CHECKED: [&str; 3] = [
     "rust-web-clippy_1.96.0+dfsg1-1~deb12u2_amd64.deb",
     "wine64_8.0~repack-4_amd64.deb",
 ];
-/// Whose tests run, each with a time limit.
-const TESTED: [(&str, u64); 3] = [("wharf-port", 10), ("wharf", 10), ("wharf-cli", 15)];
+/// Whose tests run; those of the examples are in the examples.
+const TESTED: [&str; 4] = ["wharf-port", "wharf", "wharf-cli", "wharf-examples"];
+/// The simulated port is the same everywhere, and takes half of the time.
+const NOT_WINDOWS: [&str; 6] =
+    ["--skip", "sim::", "--skip", "sim_tests", "--skip", "rough_networks"];
+/// How many clients a server under Wine is loaded with.
+const LOADS: [u64; 3] = [1, 50, 1000];
+const READY_LIMIT: Duration = Duration::from_mins(1);
 /// One program of tests; it is ended then, with Wine's own processes.
-const PROGRAM_LIMIT_SECONDS: u32 = 300;
+const PROGRAM_LIMIT_SECONDS: u32 = 600;
 const BCRYPT_PRIMITIVES: &str = include_str!("wine/bcryptprimitives.c");
 
-/// Clippy for Windows, then the tests.
+/// Clippy for Windows, the tests, then servers under Wine with clients of this system.
 ///
 /// # Errors
 /// A package cannot be had, Wine cannot be set up, or a check fails.
 pub(crate) fn run(root: &Path) -> Result<()> {
+    check_documented(root)?;
     let cache = cache_folder()?;
     let toolchain = Toolchain::open(&cache)?;
     let wine = Wine::open(&cache)?;
-    let cargo = |what: &str| {
-        let mingw = |tool: &str| format!("x86_64-w64-mingw32-{tool}");
-        let path = std::env::var("PATH").unwrap_or_default();
-        let library_path = format!("{}:{}", toolchain.library_path(), wine.library_path());
-        toolchain
-            .cargo(root)
-            .arg(what)
-            .args(["--locked", "--target", TARGET, "-Zbuild-std=std,panic_unwind,test,proc_macro"])
-            .args(["--target-dir".to_owned(), cache.join("wine-target").display().to_string()])
-            .env("PATH", format!("{}:{path}", wine.usr.join("bin").display()))
-            .env("LD_LIBRARY_PATH", library_path)
-            .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", mingw("gcc-posix"))
-            .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER", wine.runner().display().to_string())
-            .env("CC_x86_64_pc_windows_gnu", mingw("gcc-posix"))
-            .env("AR_x86_64_pc_windows_gnu", mingw("ar"))
-    };
-    let packages = TESTED.iter().flat_map(|(package, _)| ["-p", package]);
+    let cargo = |what: &str| wine.cargo(&toolchain, root, &cache, what);
+    let packages = || TESTED.iter().flat_map(|package| ["-p", package]);
     cargo("clippy")
-        .args(packages)
+        .args(packages())
         .args(["--all-targets", "--", "-D", "warnings"])
         // For this target it takes a `const` that is there for one that is missing.
         .args(["-A", "clippy::missing_const_for_thread_local"])
         .limit_minutes(20)
         .run()?;
-    for (package, minutes) in TESTED {
-        // Building the tests takes longer than running them, the first time.
-        cargo("test").args(["-p", package, "--no-run"]).limit_minutes(20).run()?;
-        cargo("test").args(["-p", package]).limit_minutes(minutes).run()?;
+    // Building takes longer than running, the first time.
+    cargo("test").args(packages()).arg("--no-run").limit_minutes(20).run()?;
+    cargo("build").args(["-p", "wharf-port", "--example", "port_echo"]).limit_minutes(20).run()?;
+    for package in TESTED {
+        let tests = cargo("test").args(["-p", package, "--"]).args(NOT_WINDOWS);
+        tests.limit_minutes(25).run()?;
     }
+    let built = cache.join("wine-target").join(TARGET).join("debug");
+    load(root, &wine, &built)?;
+    println!("not judged by Wine:");
+    CANNOT_JUDGE.iter().for_each(|(test, why)| println!("  {test}: {why}"));
+    Ok(())
+}
+
+/// Whoever reads the documentation is told of every test that is left out.
+fn check_documented(root: &Path) -> Result<()> {
+    let document = fs::read_to_string(root.join("docs/windows.md"))?;
+    for (test, _) in CANNOT_JUDGE {
+        ensure!(document.contains(&format!("`{test}`")), "docs/windows.md does not name {test}");
+    }
+    Ok(())
+}
+
+/// Servers under Wine, loaded by this system's own `wharf bench`, which verifies every byte.
+fn load(root: &Path, wine: &Wine, built: &Path) -> Result<()> {
+    Cmd::line(root, "cargo build --locked -p wharf-cli --bin wharf").limit_minutes(20).run()?;
+    let exe = |name: &str| wine.cmd().arg(built.join(name).display().to_string());
+    let serve = exe("wharf.exe").args(["serve", "--workers", "2", "--echo", "study@127.0.0.1:0"]);
+    let example = exe("examples/port_echo.exe").arg("127.0.0.1:0");
+    for (server, framing) in [(serve, "study"), (example, "raw")] {
+        let mut running = server.start()?;
+        let ready = running.first_line(READY_LIMIT).with_context(|| server.to_string())?;
+        println!("{ready}");
+        let address = ready
+            .split([' ', '='])
+            .find(|word| word.parse::<SocketAddr>().is_ok())
+            .with_context(|| format!("no address in `{ready}`"))?;
+        for connections in LOADS {
+            bench(root, address, framing, connections)
+                .with_context(|| format!("{connections} connections to `{server}`"))?;
+        }
+    }
+    Ok(())
+}
+
+fn bench(root: &Path, address: &str, framing: &str, connections: u64) -> Result<()> {
+    let output = Cmd::new(root, "target/debug/wharf")
+        .args(["bench", "echo", "--json", "--depth", "4", "--duration", "2s"])
+        .args(["--addr", address, "--framing", framing])
+        .args(["--connections".to_owned(), connections.to_string()])
+        .limit_minutes(2)
+        .output()?;
+    let result: serde_json::Value = serde_json::from_str(&output)?;
+    let number = |key: &str| result[key].as_u64().unwrap_or_default();
+    let verified = number("answers_verified");
+    let right = result["right"] == true && result["errors_total"] == 0;
+    ensure!(right && number("connections_opened") == connections && verified > 0, "{result:#}");
+    println!("{connections} connections: {verified} answers verified, every byte");
     Ok(())
 }
 
@@ -163,10 +214,30 @@ impl Wine {
         Ok(())
     }
 
+    fn cmd(&self) -> Cmd {
+        Cmd::new(&self.folder, self.runner().display().to_string()).limit_minutes(6)
+    }
+
     fn wine(&self, line: &str) -> Cmd {
-        Cmd::new(&self.folder, self.runner().display().to_string())
-            .args(line.split_whitespace())
-            .limit_minutes(6)
+        self.cmd().args(line.split_whitespace())
+    }
+
+    /// Cargo for Windows, whose programs run under Wine.
+    fn cargo(&self, toolchain: &Toolchain, root: &Path, cache: &Path, what: &str) -> Cmd {
+        let mingw = |tool: &str| format!("x86_64-w64-mingw32-{tool}");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let library_path = format!("{}:{}", toolchain.library_path(), self.library_path());
+        toolchain
+            .cargo(root)
+            .arg(what)
+            .args(["--locked", "--target", TARGET, "-Zbuild-std=std,panic_unwind,test,proc_macro"])
+            .args(["--target-dir".to_owned(), cache.join("wine-target").display().to_string()])
+            .env("PATH", format!("{}:{path}", self.usr.join("bin").display()))
+            .env("LD_LIBRARY_PATH", library_path)
+            .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", mingw("gcc-posix"))
+            .env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER", self.runner().display().to_string())
+            .env("CC_x86_64_pc_windows_gnu", mingw("gcc-posix"))
+            .env("AR_x86_64_pc_windows_gnu", mingw("ar"))
     }
 
     /// A Windows 10 with the DLL that this Wine lacks.

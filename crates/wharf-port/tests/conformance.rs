@@ -26,6 +26,8 @@ mod receive;
 mod send;
 #[path = "conformance/simulated.rs"]
 mod simulated;
+#[path = "support/wine.rs"]
+mod wine;
 
 use std::io::Write as _;
 

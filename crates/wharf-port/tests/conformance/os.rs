@@ -11,7 +11,10 @@ use wharf_port::{
     UnboundListener, inbox,
 };
 
-use crate::lab::{Lab, Peer, Rig, assert_same};
+use crate::{
+    lab::{Lab, Peer, Rig, assert_same},
+    wine,
+};
 
 /// The rig of an engine, or `None` where it is left out: it was not asked for, or the kernel
 /// refuses it.
@@ -101,7 +104,7 @@ impl Rig for OsRig {
     }
 
     fn cannot_judge(&self, case: &str) -> Option<&'static str> {
-        let known = WINE_CANNOT_JUDGE.iter().find(|(name, _)| self.wine && *name == case);
+        let known = wine::CANNOT_JUDGE.iter().find(|(name, _)| self.wine && *name == case);
         known.map(|(_, why)| *why)
     }
 }
@@ -261,17 +264,6 @@ pub(crate) fn spinning_finds_completions_and_wake_ups(rig: &dyn Rig, config: Con
     }
     lab.finish();
 }
-
-/// Cases that say nothing about the port under Wine, each with the reason; `docs/windows.md` has the
-/// list too.
-const WINE_CANNOT_JUDGE: [(&str, &str); 3] = [
-    ("a_reset_behind_bytes_is_noticed_behind_others", NO_RESET),
-    ("a_reset_fails_the_receive", NO_RESET),
-    ("close_can_reset", NO_RESET),
-];
-
-const NO_RESET: &str = "Wine ends the stream before it closes a socket, so that closing with a \
-    linger time of zero sends FIN and no reset";
 
 const ANY: &str = "127.0.0.1:0";
 

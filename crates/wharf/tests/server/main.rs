@@ -14,3 +14,5 @@ mod protocol;
 mod support;
 mod timers;
 mod topics;
+#[path = "../../../wharf-port/tests/support/wine.rs"]
+mod wine;
