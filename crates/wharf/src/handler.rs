@@ -47,6 +47,17 @@ pub trait Handler: 'static {
     /// Closes the session with [`CloseReason::HandlerError`].
     fn on_frame(&mut self, cx: &mut Context<'_, Self::Session>, frame: Frame<'_>) -> Result;
 
+    /// The server drains: the session is closed with [`CloseReason::Drain`] after this call, and what
+    /// is queued for it is sent first, a word of farewell for example. Called once, and only for a
+    /// session that is open.
+    ///
+    /// # Errors
+    /// Closes the session with [`CloseReason::HandlerError`] instead.
+    fn on_drain(&mut self, cx: &mut Context<'_, Self::Session>) -> Result {
+        let _ = cx;
+        Ok(())
+    }
+
     /// A timer that [`Context::set_timer`] set is due.
     ///
     /// # Errors

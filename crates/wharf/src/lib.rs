@@ -47,6 +47,7 @@ mod handle;
 mod handler;
 mod limits;
 mod listener;
+mod log_limit;
 mod logic;
 mod metrics;
 pub mod packet;

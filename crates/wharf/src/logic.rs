@@ -46,6 +46,7 @@ pub(crate) trait Service {
     fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event);
     fn on_backpressure(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_writable(&mut self, session: &mut Session, shared: &mut Shared);
+    fn on_drain(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_close(&mut self, session: &mut Session, shared: &mut Shared, reason: CloseReason);
     fn on_connect_failed(
         &mut self,
@@ -98,8 +99,10 @@ impl<F: Framing, H: Handler> Logic<F, H> {
             Ok(()) => true,
             // Showing and dropping the error may be the user's code, too.
             Err(error) => {
-                if !matches!(error, Error::Send(_)) {
-                    tracing::warn!(session = %session.id, %error, "the handler failed");
+                if !matches!(error, Error::Send(_))
+                    && let Some(left_out) = shared.failures_logged.admit(shared.now)
+                {
+                    tracing::warn!(session = %session.id, %error, left_out, "the handler failed");
                 }
                 false
             }
@@ -141,12 +144,12 @@ impl<F: Framing, H: Handler> Logic<F, H> {
                     self.deliver(session, shared, Frame::new(window, len, body, id))?;
                 }
                 Ok(Decoded::Incomplete { need }) => {
-                    if may_come(session, need, window.len(), frame_max) {
+                    if may_come(session, shared, need, window.len(), frame_max) {
                         session.keep_unread(&shared.pool, window, need);
                     }
                     break;
                 }
-                Err(error) => broken(session, error),
+                Err(error) => broken(session, shared, error),
             }
         }
         if session.is_held() {
@@ -185,7 +188,7 @@ impl<F: Framing, H: Handler> Logic<F, H> {
                     return Ok(&input[from_input..]);
                 }
                 Ok(Decoded::Incomplete { need }) => {
-                    if !may_come(session, need, unread.bytes.len(), frame_max) {
+                    if !may_come(session, shared, need, unread.bytes.len(), frame_max) {
                         return Ok(&[]);
                     }
                     unread.need = need;
@@ -193,7 +196,7 @@ impl<F: Framing, H: Handler> Logic<F, H> {
                     input = &input[taken..];
                 }
                 Err(error) => {
-                    broken(session, error);
+                    broken(session, shared, error);
                     return Ok(&[]);
                 }
             }
@@ -214,14 +217,13 @@ impl<F: Framing, H: Handler> Logic<F, H> {
                 shared.stats.frames_received += 1;
                 self.with_context(session, shared, |handler, cx| handler.on_frame(cx, frame))
             }
-            Ok(frame) => {
+            Ok(_) => {
                 let body_bytes_max = session.limits.frame_bytes_max;
-                tracing::debug!(session = %session.id, bytes = frame.body().len(), "frame too long");
-                broken(session, FramingError::BodyTooLong { body_bytes_max });
+                broken(session, shared, FramingError::BodyTooLong { body_bytes_max });
                 Ok(())
             }
             Err(error) => {
-                broken(session, error);
+                broken(session, shared, error);
                 Ok(())
             }
         }
@@ -251,17 +253,26 @@ fn drop_payload(mut payload: Box<dyn Any + Send>) {
 const PAYLOADS_DROPPED_MAX: usize = 8;
 
 /// Whether the frame that `need` tells of is short enough; otherwise the session is to end.
-fn may_come(session: &mut Session, need: Need, unread_bytes: usize, frame_max: usize) -> bool {
+fn may_come(
+    session: &mut Session,
+    shared: &mut Shared,
+    need: Need,
+    unread_bytes: usize,
+    frame_max: usize,
+) -> bool {
     let at_least = need.frame_bytes_min(unread_bytes);
     if at_least > frame_max {
-        tracing::debug!(session = %session.id, at_least, frame_max, "frame too long");
-        session.request(CloseReason::Protocol);
+        let body_bytes_max = session.limits.frame_bytes_max;
+        broken(session, shared, FramingError::BodyTooLong { body_bytes_max });
     }
     at_least <= frame_max
 }
 
-fn broken(session: &mut Session, error: FramingError) {
-    tracing::debug!(session = %session.id, %error, "the peer broke the framing");
+#[cold]
+fn broken(session: &mut Session, shared: &mut Shared, error: FramingError) {
+    if let Some(left_out) = shared.protocol_logged.admit(shared.now) {
+        tracing::debug!(session = %session.id, %error, left_out, "the peer broke the framing");
+    }
     session.request(CloseReason::Protocol);
 }
 
@@ -330,6 +341,12 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
     fn on_writable(&mut self, session: &mut Session, shared: &mut Shared) {
         self.call(session, shared, |logic, session, shared| {
             logic.with_context(session, shared, |handler, cx| handler.on_writable(cx))
+        });
+    }
+
+    fn on_drain(&mut self, session: &mut Session, shared: &mut Shared) {
+        self.call(session, shared, |logic, session, shared| {
+            logic.with_context(session, shared, |handler, cx| handler.on_drain(cx))
         });
     }
 

@@ -32,6 +32,8 @@ pub struct Stats {
     pub sends: u64,
     /// Buffers handed over in those sends.
     pub buffers_sent: u64,
+    /// Sessions that were still there at the deadline of the drain, and were aborted.
+    pub drain_aborted: u64,
     /// Bytes that were queued for sessions when they were aborted.
     pub bytes_lost: u64,
     /// Times that a session's send queue went above its soft mark.
@@ -87,6 +89,7 @@ impl Stats {
         self.bytes_sent += other.bytes_sent;
         self.sends += other.sends;
         self.buffers_sent += other.buffers_sent;
+        self.drain_aborted += other.drain_aborted;
         self.bytes_lost += other.bytes_lost;
         self.soft_marks_crossed += other.soft_marks_crossed;
         self.hard_marks_reached += other.hard_marks_reached;

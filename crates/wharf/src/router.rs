@@ -181,6 +181,10 @@ impl<H: 'static, S: Default + 'static> Handler for Routed<H, S> {
         self.router.table.hooks.writable.map_or(Ok(()), |hook| hook(&mut self.state, cx))
     }
 
+    fn on_drain(&mut self, cx: &mut Context<'_, S>) -> Result {
+        self.router.table.hooks.drain.map_or(Ok(()), |hook| hook(&mut self.state, cx))
+    }
+
     fn on_timer(&mut self, cx: &mut Context<'_, S>, key: u64) -> Result {
         self.router.table.hooks.timer.map_or(Ok(()), |hook| hook(&mut self.state, cx, key))
     }
@@ -315,6 +319,7 @@ struct Hooks<H, S> {
     open: Option<OpenFn<H, S>>,
     backpressure: Option<OpenFn<H, S>>,
     writable: Option<OpenFn<H, S>>,
+    drain: Option<OpenFn<H, S>>,
     timer: Option<TimerFn<H, S>>,
     close: Option<CloseFn<H, S>>,
     connect_failed: Option<ConnectFailedFn<H>>,
@@ -331,6 +336,7 @@ impl<H, S> Default for Hooks<H, S> {
             open: None,
             backpressure: None,
             writable: None,
+            drain: None,
             timer: None,
             close: None,
             connect_failed: None,

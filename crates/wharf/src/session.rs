@@ -19,6 +19,7 @@ use crate::{
     handle::Handle,
     handler::{CloseReason, SessionId},
     limits::Limits,
+    log_limit::LogLimit,
     metrics::Stats,
     send_queue::SendQueue,
     sending::{HeldBack, Sending},
@@ -111,6 +112,9 @@ pub(crate) struct Shared {
     pub(crate) gathers: Vec<Gather>,
     pub(crate) handle: Handle,
     pub(crate) stats: Stats,
+    pub(crate) closes_logged: LogLimit,
+    pub(crate) protocol_logged: LogLimit,
+    pub(crate) failures_logged: LogLimit,
     /// Bytes of the buffer being handled: answers are likely to be as long.
     pub(crate) answer_hint_bytes: usize,
     /// By service.
@@ -424,6 +428,9 @@ mod tests {
             gathers: Vec::new(),
             handle: Handle(Arc::new(links)),
             stats: Stats::default(),
+            closes_logged: LogLimit::default(),
+            protocol_logged: LogLimit::default(),
+            failures_logged: LogLimit::default(),
             answer_hint_bytes: 0,
             framings: Vec::new(),
             topics: Topics::default(),

@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -49,6 +49,7 @@ const STEPS_MAX: usize = 400_000;
 enum Event {
     Open(SessionId),
     Frame(SessionId, usize),
+    Drain(SessionId),
     Close(SessionId, CloseReason),
     ConnectFailed(io::ErrorKind),
 }
@@ -70,6 +71,11 @@ impl Handler for Served {
     fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> Result {
         self.0.borrow_mut().push(Event::Frame(cx.id(), frame.body().len()));
         cx.send(frame.body())?;
+        Ok(())
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_, ()>) -> Result {
+        self.0.borrow_mut().push(Event::Drain(cx.id()));
         Ok(())
     }
 
@@ -101,6 +107,11 @@ impl Handler for Asking {
                 cx.close();
             }
         }
+        Ok(())
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_, usize>) -> Result {
+        self.0.borrow_mut().push(Event::Drain(cx.id()));
         Ok(())
     }
 
@@ -405,12 +416,19 @@ impl Run {
 
 /// One `on_open` before and one `on_close` after all else, for every session (I9).
 fn check_lives(log: &[Event]) {
-    let mut open = BTreeMap::new();
+    let (mut open, mut drained) = (BTreeMap::new(), BTreeSet::new());
     for event in log {
         match event {
             Event::Open(id) => assert_eq!(open.insert(*id, true), None, "{id} opened again"),
             Event::Frame(id, _) => assert_eq!(open.get(id), Some(&true), "{id}: a frame when over"),
-            Event::Close(id, _) => assert_eq!(open.insert(*id, false), Some(true), "{id} closed"),
+            Event::Drain(id) => {
+                assert_eq!(open.get(id), Some(&true), "{id}: told when over");
+                assert!(drained.insert(*id), "{id}: told twice");
+            }
+            Event::Close(id, reason) => {
+                assert_eq!(open.insert(*id, false), Some(true), "{id} closed");
+                assert!(*reason != CloseReason::Drain || drained.contains(id), "{id} is not told");
+            }
             Event::ConnectFailed(_) => {}
         }
     }

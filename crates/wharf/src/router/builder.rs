@@ -106,6 +106,12 @@ impl<H: 'static, S: 'static> RouterBuilder<H, S> {
         self
     }
 
+    /// Called as [`Handler::on_drain`](crate::Handler::on_drain) by [`Routed`](super::Routed).
+    pub fn on_drain(mut self, hook: fn(&mut H, &mut Context<'_, S>) -> Result) -> Self {
+        self.hooks.drain = Some(hook);
+        self
+    }
+
     /// Called as [`Handler::on_close`](crate::Handler::on_close) by [`Routed`](super::Routed).
     pub fn on_close(mut self, hook: fn(&mut H, &mut Context<'_, S>, CloseReason)) -> Self {
         self.hooks.close = Some(hook);

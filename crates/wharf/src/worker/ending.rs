@@ -25,7 +25,9 @@ impl Worker {
         session.stage = Stage::Flushing;
         session.end_handling(&mut self.shared);
         self.shared.stats.closed[reason as usize] += 1;
-        tracing::debug!(session = %id, peer = %session.peer, %reason, "session closed");
+        if let Some(left_out) = self.shared.closes_logged.admit(self.shared.now) {
+            tracing::debug!(session = %id, peer = %session.peer, %reason, left_out, "session closed");
+        }
         self.services[usize::from(session.service)].on_close(session, &mut self.shared, reason);
         let session = self.sessions.get(id).expect("on_close frees no session");
         let flush_timeout = session.limits.close_flush_timeout;

@@ -216,17 +216,37 @@ impl Worker {
             self.shared.timers.cancel(timer);
         }
         for id in self.sessions.ids() {
-            self.end(id, CloseReason::Drain);
+            self.drain_session(id);
         }
     }
 
+    fn drain_session(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.is_open() {
+            self.services[usize::from(session.service)].on_drain(session, &mut self.shared);
+        }
+        let reason = session.take_request().unwrap_or(CloseReason::Drain);
+        self.end(id, reason);
+    }
+
+    /// The drain's deadline: whoever is still there is cut off.
     pub(super) fn abort_all(&mut self) {
+        let (mut sessions, mut bytes_lost) = (0_u64, 0);
         for id in self.sessions.ids() {
-            match self.sessions.get(id).map(|session| session.stage) {
-                Some(Stage::Connecting) => self.join(id, Close::Reset),
-                Some(Stage::Open | Stage::Flushing | Stage::Lingering) => self.abort(id),
-                Some(Stage::Joining(_)) | None => {}
+            let Some(session) = self.sessions.get(id) else { continue };
+            match session.stage {
+                Stage::Connecting => self.join(id, Close::Reset),
+                Stage::Open | Stage::Flushing | Stage::Lingering => {
+                    sessions += 1;
+                    bytes_lost += session.queue.bytes();
+                    self.abort(id);
+                }
+                Stage::Joining(_) => {}
             }
+        }
+        self.shared.stats.drain_aborted += sessions;
+        if sessions > 0 {
+            tracing::warn!(sessions, bytes_lost, "cut off at the deadline of the drain");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The end of a server.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use wharf::{CloseReason, ConnectorOptions, Error, SendError, framing::LengthField};
 
@@ -48,6 +51,9 @@ fn every_kind_of_session_ends() {
         let (report, events) = server.join();
         deaf.end().assert_reset();
         assert_eq!(report.stats.closed_for(CloseReason::Drain), 3);
+        assert_eq!(report.stats.drain_aborted, 1);
+        let told = |event: &&Event| matches!(event, Event::Drain(_));
+        assert_eq!(events.iter().filter(told).count(), 3, "each open session is told");
         assert!(report.stats.bytes_lost > 0, "the peer that did not read was aborted");
         let failed = |event: &&Event| matches!(event, Event::ConnectFailed(_, None));
         assert_eq!(events.iter().filter(failed).count(), 1, "{events:?}");
@@ -88,6 +94,104 @@ fn a_drain_from_inside_a_callback() {
         assert_eq!((bodies(&FRAMING, &answer), end), (vec![b"good bye".to_vec()], End::OfStream));
         drop(client);
         server.join();
+    });
+}
+
+/// The last word of a handler reaches a peer that is idle and one whose answers are on their way,
+/// behind those; another drain says nothing more.
+#[test]
+fn a_farewell_is_the_last_that_a_peer_gets() {
+    on_every_engine(|engine| {
+        let mut server = TestServer::with(engine, FRAMING, calm(), |cx, on| {
+            if let On::Drain = on {
+                cx.handle().drain(NEVER);
+                cx.send(b"good bye")?;
+            }
+            echo(cx, on)
+        });
+        let (mut idle, mut busy) = (server.connect(), server.connect());
+        (0..2).for_each(|_| _ = server.opened());
+        let mut sent = wire(&FRAMING, &vec![&[1; 8000][..]; 20]);
+        busy.write(&sent);
+        server.until(|stats| stats.frames_received == 20);
+        server.handle.drain(NEVER);
+        server.handle.drain(NEVER);
+        let farewell = wire(&FRAMING, &[b"good bye"]);
+        assert_eq!(idle.read_to_end(), (farewell.clone(), End::OfStream));
+        sent.extend(farewell);
+        let (received, end) = busy.read_to_end();
+        assert!(received == sent && end == End::OfStream);
+        drop((idle, busy));
+        let (report, _) = server.join();
+        assert_eq!((report.stats.closed_for(CloseReason::Drain), report.stats.bytes_lost), (2, 0));
+    });
+}
+
+/// Whatever a handler asks of its session and its server, in whichever callback, is done when the
+/// callback has returned: it waits for nobody, least of all for itself.
+#[test]
+fn everything_may_be_asked_for_in_every_callback() {
+    on_every_engine(|engine| {
+        let (full, _waiting) = full_listener();
+        let writable = AtomicUsize::new(0);
+        let script = move |cx: &mut wharf::Context<'_, ()>, on: On<'_>| {
+            // One that always says more when it may is never out of it.
+            if matches!(on, On::Writable)
+                && !writable.fetch_add(1, Ordering::Relaxed).is_multiple_of(3)
+            {
+                return Ok(());
+            }
+            let (handle, id) = (cx.handle().clone(), cx.id());
+            assert!(matches!(handle.sessions(), Err(Error::OnWorker)));
+            assert!(matches!(handle.join(), Err(Error::OnWorker)));
+            assert!(handle.count() > 0);
+            let over = matches!(on, On::Close(_));
+            assert_eq!(handle.is_open(id), !over);
+            let sent = (cx.send(b"from inside"), handle.send(id, b"from outside"));
+            match on {
+                On::Frame(b"close") | On::Timer(_) => {
+                    cx.close();
+                    handle.close(id)?;
+                    handle.close(id)?;
+                    assert_eq!(cx.send(b"late"), Err(SendError::Closed));
+                }
+                On::Frame(b"timer") => cx.set_timer(Duration::ZERO, 1),
+                On::Frame(b"drain") => handle.drain(NEVER),
+                On::Drain => {
+                    handle.drain(NEVER);
+                    cx.pause();
+                    cx.resume();
+                    cx.close();
+                }
+                _ => {}
+            }
+            let expected = if over { Err(SendError::Closed) } else { Ok(()) };
+            assert_eq!(sent, (expected, expected));
+            Ok(())
+        };
+        let events = Events::new();
+        let builder = builder(engine)
+            .limits(wharf::Limits { send_queue_bytes_soft: 1, ..calm() })
+            .listen(ANY_PORT, FRAMING, events.script(script))
+            .connector("out", ConnectorOptions::default(), FRAMING, events.echo());
+        let mut server = events.start(builder);
+        server.handle.connect("out", full.local_addr().unwrap()).unwrap();
+        for end in [&b"close"[..], b"timer"] {
+            let mut client = server.connect();
+            client.write(&wire(&FRAMING, &[end]));
+            assert_eq!(server.closed().1, CloseReason::Handler);
+            assert_eq!(client.end(), End::OfStream);
+        }
+        let mut client = server.connect();
+        client.write(&wire(&FRAMING, &[b"drain"]));
+        assert_eq!(server.closed().1, CloseReason::Handler);
+        assert_eq!(client.end(), End::OfStream);
+        drop(client);
+        let (_, events) = server.join();
+        for wanted in ["Backpressure", "Writable", "Drain", "Timer", "ConnectFailed"] {
+            let happened = |event: &Event| format!("{event:?}").starts_with(wanted);
+            assert!(events.iter().any(happened), "{wanted}: {events:?}");
+        }
     });
 }
 

@@ -21,7 +21,7 @@ fn place(on: &On<'_>) -> Place {
         On::Frame(_) => Place::Frame,
         On::Timer(_) => Place::Timer,
         On::Close(_) => Place::Close,
-        On::Backpressure | On::Writable => unreachable!("nothing is sent here"),
+        On::Drain | On::Backpressure | On::Writable => unreachable!("nothing is sent here"),
     }
 }
 

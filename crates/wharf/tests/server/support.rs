@@ -91,6 +91,7 @@ pub(crate) enum On<'a> {
     Timer(u64),
     Backpressure,
     Writable,
+    Drain,
     Close(#[expect(dead_code, reason = "scripts do without; events carry it")] CloseReason),
 }
 
@@ -102,6 +103,7 @@ pub(crate) enum Event {
     Timer(SessionId, u64),
     Backpressure(SessionId),
     Writable(SessionId),
+    Drain(SessionId),
     Close(SessionId, CloseReason),
     ConnectFailed(io::ErrorKind, Option<Duration>),
 }
@@ -140,6 +142,11 @@ impl Handler for Scripted {
     fn on_writable(&mut self, cx: &mut Context<'_, ()>) -> Result {
         self.tell(Event::Writable(cx.id()));
         (self.script)(cx, On::Writable)
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_, ()>) -> Result {
+        self.tell(Event::Drain(cx.id()));
+        (self.script)(cx, On::Drain)
     }
 
     fn on_close(&mut self, cx: &mut Context<'_, ()>, reason: CloseReason) {
@@ -323,7 +330,8 @@ fn check_lives(events: &[Event]) {
             Event::Frame(id, _)
             | Event::Timer(id, _)
             | Event::Backpressure(id)
-            | Event::Writable(id) => {
+            | Event::Writable(id)
+            | Event::Drain(id) => {
                 assert_eq!(open.get(id), Some(&true), "{event:?} outside its session's life");
             }
             Event::Close(id, _) => {
@@ -337,6 +345,8 @@ fn check_lives(events: &[Event]) {
         }
     }
     assert!(open.values().all(|open| !open), "never closed: {open:?}");
+    let drained = |of: &SessionId| events.iter().filter(|e| **e == Event::Drain(*of)).count();
+    assert!(open.keys().all(|id| drained(id) <= 1), "drained twice");
 }
 
 fn fixed_hasher() -> std::hash::BuildHasherDefault<std::hash::DefaultHasher> {

@@ -114,7 +114,7 @@ fn a_deadline_that_was_replaced_in_the_turn_in_which_it_is_due_does_not_pass() {
                     cx.send(&[1; 60_000])?;
                     cx.close();
                 }
-                On::Close(_) | On::Backpressure | On::Writable => {}
+                On::Close(_) | On::Drain | On::Backpressure | On::Writable => {}
             }
             Ok(())
         };
