@@ -197,6 +197,7 @@ pub struct BufferPool(Rc<PoolInner>);
 struct PoolInner {
     classes: [RefCell<Vec<Rc<PooledBlock>>>; CLASS_BYTES.len()],
     in_use: Cell<usize>,
+    bytes_in_use: Cell<usize>,
     guarded: bool,
 }
 
@@ -211,7 +212,12 @@ impl BufferPool {
     /// An empty pool; `guarded` puts every block behind guard pages (slow, for tests).
     #[must_use]
     pub fn new(guarded: bool) -> Self {
-        Self(Rc::new(PoolInner { classes: Default::default(), in_use: Cell::new(0), guarded }))
+        Self(Rc::new(PoolInner {
+            classes: Default::default(),
+            in_use: Cell::new(0),
+            bytes_in_use: Cell::new(0),
+            guarded,
+        }))
     }
 
     /// An empty buffer with room for at least `capacity` bytes.
@@ -229,6 +235,7 @@ impl BufferPool {
         });
         block.memory.protect(Access::Write);
         self.0.in_use.set(self.0.in_use.get() + 1);
+        self.0.bytes_in_use.set(self.0.bytes_in_use.get() + block.memory.len());
         FrameBuf { block: Some(block), len: 0 }
     }
 
@@ -236,6 +243,13 @@ impl BufferPool {
     #[must_use]
     pub fn blocks_in_use(&self) -> usize {
         self.0.in_use.get()
+    }
+
+    /// Bytes of those blocks: a block that several frames share counts once.
+    #[inline]
+    #[must_use]
+    pub fn bytes_in_use(&self) -> usize {
+        self.0.bytes_in_use.get()
     }
 }
 
@@ -253,6 +267,7 @@ fn release(block: Rc<PooledBlock>) {
     }
     let Some(pool) = block.pool.upgrade() else { return };
     pool.in_use.set(pool.in_use.get() - 1);
+    pool.bytes_in_use.set(pool.bytes_in_use.get() - block.memory.len());
     if let Some(class) = block.class.map(usize::from) {
         let mut kept = pool.classes[class].borrow_mut();
         if kept.len() < KEPT_BYTES_MAX / CLASS_BYTES[class] {

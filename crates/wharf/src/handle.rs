@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
     logic::{Event, Pool, Posted, Way},
+    memory::MemoryCap,
     metrics::{Report, Stats},
     sending::{Class, Sent},
     topic::{Subscribed, Topic},
@@ -38,6 +39,8 @@ pub(crate) struct Links {
     pub(crate) connectors: Vec<String>,
     pub(crate) max_sessions: usize,
     pub(crate) pool: Arc<Pool>,
+    /// For frames that wait to be sent.
+    pub(crate) memory: MemoryCap,
     /// Workers that have not ended.
     pub(crate) running: AtomicUsize,
     pub(crate) ended: Mutex<Ended>,
@@ -46,8 +49,8 @@ pub(crate) struct Links {
 /// The way to one worker, and what it shows without being asked.
 pub(crate) struct WorkerLink {
     pub(crate) post: Way,
-    /// By slot: the generation of the session that takes sends, plus one; 0 if there is none.
-    live: Box<[AtomicU32]>,
+    /// By slot: the session that takes sends, and what waits for it in the inbox.
+    live: Box<[Live]>,
     /// Topics that its sessions have subscribed to, or are about to.
     pub(crate) topics: Subscribed,
     /// Sessions that are open or closing.
@@ -128,11 +131,57 @@ pub struct SessionInfo {
     pub closing: bool,
 }
 
+/// What other threads see of a session.
+#[derive(Default)]
+struct Live {
+    /// The generation of the session in this slot that takes sends, plus one, or 0 if there is none;
+    /// below it, in 32 bits, the bytes that other threads have sent it and its worker has not yet
+    /// taken.
+    state: AtomicU64,
+    /// How many bytes those may be: its hard mark.
+    bytes_max: AtomicU32,
+}
+
+impl Live {
+    fn alive(id: SessionId) -> u64 {
+        u64::from(id.generation() + 1) << 32
+    }
+
+    fn is(state: u64, id: SessionId) -> bool {
+        state & !u64::from(u32::MAX) == Self::alive(id)
+    }
+
+    /// Counts `bytes` on their way to the session.
+    fn take_room(&self, id: SessionId, bytes: usize) -> std::result::Result<(), SendError> {
+        let mut answer = Ok(());
+        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            let waiting = (state as u32 as usize).saturating_add(bytes);
+            answer = if !Self::is(state, id) {
+                Err(SendError::Closed)
+            } else if waiting > self.bytes_max.load(Ordering::Relaxed) as usize {
+                Err(SendError::WouldExceed)
+            } else {
+                Ok(())
+            };
+            answer.is_ok().then(|| state + bytes as u64)
+        });
+        answer
+    }
+
+    /// Takes [`take_room`](Self::take_room) back. Of a session that is over nothing is counted any
+    /// more.
+    fn give_back(&self, id: SessionId, bytes: usize) {
+        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            Self::is(state, id).then(|| state - bytes as u64)
+        });
+    }
+}
+
 impl WorkerLink {
     /// The link to worker number `index`.
     pub(crate) fn new(post: Post<Command>, index: usize, max_sessions: usize) -> Self {
         let post = Way::new(post, index);
-        let live = (0..max_sessions).map(|_| AtomicU32::new(0)).collect();
+        let live = (0..max_sessions).map(|_| Live::default()).collect();
         let topics = Subscribed::default();
         Self { post, live, topics, sessions: AtomicUsize::new(0) }
     }
@@ -142,14 +191,27 @@ impl WorkerLink {
         self.live.len()
     }
 
-    pub(crate) fn set_live(&self, id: SessionId, live: bool) {
-        let value = if live { id.generation() + 1 } else { 0 };
-        self.live[id.slot() as usize].store(value, Ordering::Release);
+    /// The session takes sends, of which `bytes_max` may wait in the inbox.
+    pub(crate) fn set_live(&self, id: SessionId, bytes_max: usize) {
+        let live = &self.live[id.slot() as usize];
+        let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+        live.bytes_max.store(bytes_max, Ordering::Relaxed);
+        live.state.store(Live::alive(id), Ordering::Release);
+    }
+
+    /// The session takes no more sends.
+    pub(crate) fn set_over(&self, id: SessionId) {
+        self.live[id.slot() as usize].state.store(0, Ordering::Release);
     }
 
     fn is_live(&self, id: SessionId) -> bool {
-        let slot = self.live.get(id.slot() as usize);
-        slot.is_some_and(|slot| slot.load(Ordering::Acquire) == id.generation() + 1)
+        let live = self.live.get(id.slot() as usize);
+        live.is_some_and(|live| Live::is(live.state.load(Ordering::Acquire), id))
+    }
+
+    /// The worker has taken a frame out of its inbox.
+    pub(crate) fn taken(&self, to: SessionId, bytes: usize) {
+        self.live[to.slot() as usize].give_back(to, bytes);
     }
 }
 
@@ -190,7 +252,14 @@ impl Handle {
         packet_id: u32,
         body: &[u8],
     ) -> std::result::Result<Sent, SendError> {
-        self.to_session(to, || Command::Send { to, class, packet_id, body: body.into() })?;
+        let worker = self.0.workers.get(usize::from(to.worker())).ok_or(SendError::Closed)?;
+        let live = worker.live.get(to.slot() as usize).ok_or(SendError::Closed)?;
+        live.take_room(to, body.len())?;
+        let command = Command::Send { to, class, packet_id, body: body.into() };
+        worker.post.post(command).map_err(|error| {
+            live.give_back(to, body.len());
+            refusal(error)
+        })?;
         Ok(Sent::Queued)
     }
 
@@ -531,10 +600,19 @@ mod tests {
         for generation in [0, 7, SessionId::GENERATION_MAX] {
             let id = SessionId::new(0, 0, generation);
             assert!(!link.is_live(id));
-            link.set_live(id, true);
+            link.set_live(id, 10);
             assert!(link.is_live(id));
-            link.set_live(id, false);
+            let live = &link.live[0];
+            assert_eq!(live.take_room(id, 7), Ok(()));
+            assert_eq!(live.take_room(id, 4), Err(SendError::WouldExceed));
+            link.taken(id, 7);
+            assert_eq!(live.take_room(id, 10), Ok(()));
+            link.set_over(id);
             assert!(!link.is_live(id));
+            assert_eq!(live.take_room(id, 0), Err(SendError::Closed));
+            // What was on its way to it counts for nobody else.
+            link.taken(id, 10);
+            assert_eq!(live.state.load(Ordering::Relaxed), 0);
         }
     }
 }

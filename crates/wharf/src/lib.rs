@@ -49,6 +49,7 @@ mod limits;
 mod listener;
 mod log_limit;
 mod logic;
+mod memory;
 mod metrics;
 pub mod packet;
 pub mod router;

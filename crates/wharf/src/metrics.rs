@@ -7,6 +7,10 @@ use crate::handler::CloseReason;
 pub struct Stats {
     /// Sessions that are open or closing.
     pub sessions: usize,
+    /// Memory of frames that wait to be sent, and of unfinished ones that have arrived.
+    pub send_memory_bytes: usize,
+    /// Sessions that were aborted because the process had no more memory for what waits to be sent.
+    pub memory_aborts: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections closed at once because the server had as many sessions as it may.
@@ -77,6 +81,8 @@ impl Stats {
     /// Adds another worker's.
     pub(crate) fn add(&mut self, other: &Stats) {
         self.sessions += other.sessions;
+        self.send_memory_bytes += other.send_memory_bytes;
+        self.memory_aborts += other.memory_aborts;
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.accept_errors += other.accept_errors;

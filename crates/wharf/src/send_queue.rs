@@ -70,6 +70,17 @@ impl SendQueue {
         (self.waiting_bytes + self.in_flight_bytes as usize).saturating_add(len) <= limit
     }
 
+    /// Frames in line, whose places take memory beside their bytes.
+    #[inline]
+    pub(crate) fn places(&self) -> usize {
+        self.line.len()
+    }
+
+    /// Bytes that the port has.
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes as usize
+    }
+
     /// Bytes of waiting frames that go first.
     pub(crate) fn control_bytes(&self) -> usize {
         self.control_bytes as usize

@@ -209,12 +209,14 @@ impl Session {
         if self.meter.is_some() && !self.may_send(len) {
             return Err(SendError::WouldExceed);
         }
+        let places = self.queue.places();
         self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
             encode(framing, packet, room)
         })?;
         if self.sending.policy() == SendPolicy::Queue {
             self.queue.end_block();
         }
+        shared.places += self.queue.places() - places;
         shared.stats.frames_sent += 1;
         self.mark_dirty(shared);
         Ok(())
@@ -263,6 +265,20 @@ impl Session {
 
     /// Puts encoded frames, which may be shared with other sessions, where their class says.
     fn place(
+        &mut self,
+        shared: &mut Shared,
+        class: Class,
+        frame: Frame,
+        frames: u32,
+    ) -> Result<Sent, SendError> {
+        // Counted also where it is refused: others may have made room for it.
+        shared.places -= self.queue.places();
+        let placed = self.put(shared, class, frame, frames);
+        shared.places += self.queue.places();
+        placed
+    }
+
+    fn put(
         &mut self,
         shared: &mut Shared,
         class: Class,

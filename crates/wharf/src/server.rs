@@ -26,6 +26,7 @@ use crate::{
     handler::{Handler, SessionId},
     limits::Limits,
     logic::{Logic, Pool, Service},
+    memory::{MemoryCap, PIECE_BYTES},
     metrics::Report,
     sending::{FLUSH_EVERY_MS_MAX, FlushPolicy, SendPolicy, Sending},
     timer::{TICK_NS, TICK_NS_MIN},
@@ -48,6 +49,7 @@ impl Server {
             port: PortConfig::default(),
             listen_options: ListenOptions::default(),
             max_sessions: 50_000,
+            send_memory_max: 1024 * 1024 * 1024,
             drain_timeout: Duration::from_secs(10),
             share_listeners: true,
             timer_tick: Duration::from_nanos(TICK_NS),
@@ -72,6 +74,7 @@ pub struct Builder {
     port: PortConfig,
     listen_options: ListenOptions,
     max_sessions: usize,
+    send_memory_max: usize,
     drain_timeout: Duration,
     share_listeners: bool,
     timer_tick: Duration,
@@ -215,6 +218,17 @@ impl Builder {
     /// that are closed as they are accepted, and not made.
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.max_sessions = sessions;
+        self
+    }
+
+    /// Memory that frames waiting to be sent may take, over all sessions, in bytes (1 GiB); unfinished
+    /// frames that have arrived count as well. It is leased to workers in pieces of 1 MiB, so that
+    /// there must be one for each. A worker that cannot have another one aborts sessions with
+    /// [`SlowConsumer`](crate::CloseReason::SlowConsumer) until what is left fits: the one that has
+    /// been above its soft mark for longest first. The marks of sessions alone would let many slow
+    /// ones use up any memory.
+    pub fn send_memory_max(mut self, bytes: usize) -> Self {
+        self.send_memory_max = bytes;
         self
     }
 
@@ -384,6 +398,7 @@ impl Builder {
             connectors: self.connects.into_iter().map(|connect| connect.name).collect(),
             max_sessions: self.max_sessions,
             pool: Pool::new(self.offload_threads + self.offload_queue),
+            memory: MemoryCap::new(self.send_memory_max),
             running,
             ended: Mutex::new(Ended::Running(threads)),
         }))
@@ -424,6 +439,9 @@ impl Builder {
             return refuse("offload_threads must be between 1 and 256".to_owned());
         }
         match self.workers.unwrap_or_else(processors) {
+            workers @ 1..=256 if self.send_memory_max / PIECE_BYTES < workers => refuse(format!(
+                "send_memory_max must be 1 MiB or more for each of {workers} workers"
+            )),
             workers @ 1..=256 => Ok(workers),
             workers => refuse(format!("there can be 1 to 256 workers, not {workers}")),
         }

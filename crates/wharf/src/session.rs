@@ -124,6 +124,8 @@ pub(crate) struct Shared {
     pub(crate) parts: Vec<Part>,
     /// One list for each interval.
     pub(crate) held_back: Vec<HeldBack>,
+    /// Frames in the lines of all sessions.
+    pub(crate) places: usize,
 }
 
 /// What a timer is for.
@@ -366,6 +368,7 @@ mod tests {
         framing::{Decoded, FramingError, Packet},
         handle::{Ended, Links},
         logic::Pool,
+        memory::MemoryCap,
     };
     use std::sync::{Arc, Mutex, atomic::AtomicUsize};
     use wharf_port::{
@@ -417,6 +420,7 @@ mod tests {
             connectors: Vec::new(),
             max_sessions: 1,
             pool: Pool::new(1),
+            memory: MemoryCap::new(0),
             running: AtomicUsize::new(0),
             ended: Mutex::new(Ended::Running(Vec::new())),
         };
@@ -436,6 +440,7 @@ mod tests {
             topics: Topics::default(),
             parts: Vec::new(),
             held_back: Vec::new(),
+            places: 0,
         };
         let packet = Packet { id: 0, session: 0, body: b"body" };
         for (encoded, expected) in [

@@ -25,6 +25,7 @@ use crate::{
     framing::{LengthField, Packet, append, frames},
     handle::{Ended, Links, WorkerLink},
     logic::{Logic, Pool, Service},
+    memory::MemoryCap,
     testing::for_seeds,
     worker::{ListenerParts, Worker, WorkerParts},
 };
@@ -144,6 +145,7 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
         connectors: vec!["ask".to_owned()],
         max_sessions: 100,
         pool: Pool::new(8),
+        memory: MemoryCap::new(64 << 20),
         running: AtomicUsize::new(WORKERS),
         ended: Mutex::new(Ended::Running(Vec::new())),
     }));

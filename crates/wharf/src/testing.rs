@@ -56,7 +56,7 @@ use wharf_port::{
 };
 
 use crate::{
-    CloseReason, Handle, Report,
+    CloseReason, Handle, Report, Stats,
     connector::next_random,
     error::Result,
     framing::{self, Framing, Packet},
@@ -129,6 +129,14 @@ impl Simulation {
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// What the server has counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut total = Stats::default();
+        self.workers.iter().for_each(|worker| total.add(&worker.stats()));
+        total
     }
 
     /// A number below `below`, decided by the seed, for the test's own choices.

@@ -6,6 +6,7 @@
 //! make the same turn.
 
 mod ending;
+mod memory;
 mod opening;
 mod orders;
 mod publishing;
@@ -63,6 +64,10 @@ pub(crate) struct Worker {
     done: Vec<Done>,
     commands: Vec<Command>,
     due: Vec<TimerKey>,
+    /// Of the memory for what waits to be sent.
+    leased_pieces: usize,
+    /// What aborted sessions have in flight.
+    releasing_bytes: usize,
     pieces: Vec<Piece>,
     attention: Vec<SessionId>,
 }
@@ -110,6 +115,7 @@ impl Worker {
             topics: Topics::default(),
             parts: Vec::new(),
             held_back: Vec::new(),
+            places: 0,
         };
         Self {
             port,
@@ -134,6 +140,8 @@ impl Worker {
             done: Vec::new(),
             commands: Vec::new(),
             due: Vec::new(),
+            leased_pieces: 0,
+            releasing_bytes: 0,
             pieces: Vec::new(),
             attention: Vec::new(),
         }
@@ -200,7 +208,10 @@ impl Worker {
         self.run_commands();
         self.run_timers();
         self.settle();
+        self.check_memory();
+        self.settle();
         self.flush();
+        self.return_memory();
         self.outbox = Some(Outbox::leave());
     }
 
@@ -215,7 +226,9 @@ impl Worker {
     /// What it counted, and what it has not given back. Call it when it has finished.
     pub(crate) fn report(&mut self) -> Report {
         self.refuse_commands();
+        debug_assert!(self.sessions.len() > 0 || self.shared.places == 0, "places are counted");
         self.shared.end_flushes();
+        self.shared.handle.0.memory.give_back(std::mem::take(&mut self.leased_pieces));
         if let Some((_, timer)) = self.drain_deadline.take() {
             self.shared.timers.cancel(timer);
         }
@@ -238,6 +251,7 @@ impl Worker {
         let counts = self.port.counts();
         Stats {
             sessions: self.sessions.len(),
+            send_memory_bytes: self.shared.memory_bytes(),
             system_calls: counts.system_calls,
             buffer_shortages: counts.buffer_shortages,
             ..self.shared.stats
@@ -310,6 +324,7 @@ impl Worker {
         if session.receiving.holds().any() || !session.receiving.in_flight {
             self.hold_or_receive(id);
         }
+        self.check_memory();
     }
 
     /// The send queue has gone above its soft mark.
@@ -408,6 +423,9 @@ impl Worker {
         let Some(session) = self.sessions.get(id) else { return };
         session.send_in_flight = false;
         session.queue.on_sent();
+        if matches!(session.stage, Stage::Joining(_)) {
+            self.releasing_bytes = self.releasing_bytes.saturating_sub(bytes);
+        }
         match result {
             Ok(()) => {
                 self.shared.stats.sends += 1;
@@ -430,7 +448,10 @@ impl Worker {
             }
             Stage::Flushing => return self.end_stream(id),
             Stage::Joining(_) => return self.close_if_joined(id),
-            Stage::Open => session.queue.release(),
+            Stage::Open => {
+                self.shared.places -= session.queue.places();
+                session.queue.release();
+            }
             Stage::Connecting | Stage::Lingering => {}
         }
         let (bytes, soft) = (session.queue.bytes(), session.limits.send_queue_bytes_soft);
@@ -473,7 +494,9 @@ impl Worker {
                 continue;
             }
             let mut gather = self.shared.gathers.pop().unwrap_or_default();
+            self.shared.places -= session.queue.places();
             session.queue.fill(&mut gather);
+            self.shared.places += session.queue.places();
             session.flushing &= !session.queue.is_empty();
             session.send_in_flight = true;
             session.send_started = self.shared.now;

@@ -20,7 +20,7 @@ impl Worker {
             Stage::Connecting => return self.join(id, Close::Reset),
             Stage::Flushing | Stage::Lingering | Stage::Joining(_) => return,
         }
-        self.link().set_live(id, false);
+        self.link().set_over(id);
         let session = self.sessions.get(id).expect("looked up above");
         session.stage = Stage::Flushing;
         session.end_handling(&mut self.shared);
@@ -78,7 +78,11 @@ impl Worker {
     /// Throws away what is queued and resets the connection.
     pub(super) fn abort(&mut self, id: SessionId) {
         let session = self.sessions.get(id).expect("aborted once");
+        self.shared.places -= session.queue.places();
         self.shared.stats.bytes_lost += session.queue.clear() as u64;
+        if session.send_in_flight {
+            self.releasing_bytes += session.queue.in_flight_bytes();
+        }
         self.join(id, Close::Reset);
     }
 
@@ -103,6 +107,8 @@ impl Worker {
             return;
         }
         self.port.close(session.socket, how);
+        // Only places of frames that were dropped are left.
+        self.shared.places -= session.queue.places();
         self.sessions.remove(id);
         self.link().sessions.fetch_sub(1, Ordering::Relaxed);
     }

@@ -88,8 +88,9 @@ impl Worker {
 
     /// The connection is there: tells the handler, then receives.
     pub(super) fn opened(&mut self, id: SessionId) {
-        self.link().set_live(id, true);
         let session = self.sessions.get(id).expect("just inserted");
+        let bytes_max = session.limits.send_queue_bytes_max;
+        self.shared.link(id).set_live(id, bytes_max);
         session.stage = Stage::Open;
         session.receiving = Receiving::new(self.shared.now);
         let requires_login = self.services[usize::from(session.service)].requires_login();

@@ -146,6 +146,7 @@ impl Worker {
     }
 
     pub(super) fn send(&mut self, to: SessionId, class: Class, packet_id: u32, body: &[u8]) {
+        self.link().taken(to, body.len());
         match self.sessions.get(to) {
             Some(session) if session.is_open() => {
                 let service = &mut self.services[usize::from(session.service)];

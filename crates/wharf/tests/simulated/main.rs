@@ -4,6 +4,7 @@ mod classes;
 mod deadlines;
 mod flush;
 mod marks;
+mod memory;
 mod rates;
 mod strangers;
 mod support;
