@@ -100,8 +100,18 @@ impl Running {
     /// # Errors
     /// When it takes too long, or ends without having printed anything.
     pub fn wait_for_result(&mut self, within: Duration) -> anyhow::Result<(String, ExitStatus)> {
+        let (output, status) = self.wait_for_output(within)?;
+        let last = output.lines().last().unwrap_or_default();
+        Ok((last.to_owned(), status))
+    }
+
+    /// Waits for the end, and returns all that was printed.
+    ///
+    /// # Errors
+    /// When it takes too long, or ends without having printed anything.
+    pub fn wait_for_output(&mut self, within: Duration) -> anyhow::Result<(String, ExitStatus)> {
         let deadline = Instant::now() + within;
-        let mut last = None;
+        let mut output = String::new();
         let status = loop {
             check_interrupted()?;
             if let Some(status) = self.child.try_wait()? {
@@ -114,12 +124,13 @@ impl Running {
         };
         // The reader ends with the pipe, and so does this loop.
         while let Ok(line) = self.lines.recv() {
-            last = Some(line);
+            output.push_str(&line);
+            output.push('\n');
         }
-        match last {
-            Some(line) => Ok((line, status)),
-            None => Err(self.why(&format!("ended with {status}"))),
+        if output.is_empty() {
+            return Err(self.why(&format!("ended with {status}")));
         }
+        Ok((output, status))
     }
 
     /// Asks the child to end, and waits.

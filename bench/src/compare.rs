@@ -39,8 +39,7 @@ pub struct EchoArgs {
     /// Cells, as CONNECTIONSxDEPTHxSIZE
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_CELLS)]
     pub cells: Vec<Cell>,
-    /// Only these contestants [default: all: floor, mio, tokio, tokio-multi, wharf-raw,
-    /// wharf-study]
+    /// Only these contestants [default: all that are built in, wharf-raw and wharf-study]
     #[arg(long, value_delimiter = ',')]
     pub contestants: Vec<String>,
     /// One more contestant, NAME=FRAMING:'COMMAND' (repeatable); the command prints `ready` and
@@ -114,11 +113,40 @@ pub struct CellResult {
     pub summary: Vec<Summary>,
 }
 
+impl CellResult {
+    /// Whether every answer was right and every contestant ran.
+    pub fn is_right(&self) -> bool {
+        self.failures.is_empty() && self.runs.iter().all(|run| run.report.errors == 0)
+    }
+}
+
 /// Compares, prints, and says whether every answer was right and every contestant ran.
 ///
 /// # Errors
 /// When nothing can be measured, or after Ctrl+C.
 pub fn run(args: &EchoArgs) -> anyhow::Result<bool> {
+    let (machine, _, results) = measure_cells(args)?;
+    if let Some(path) = &args.json {
+        #[derive(Serialize)]
+        struct Everything<'a> {
+            machine: &'a Machine,
+            settings: &'a EchoArgs,
+            cells: &'a [CellResult],
+        }
+        let file = File::create(path).with_context(|| format!("cannot write {path:?}"))?;
+        let everything = Everything { machine: &machine, settings: args, cells: &results };
+        serde_json::to_writer_pretty(BufWriter::new(file), &everything)?;
+    }
+    Ok(results.iter().all(CellResult::is_right))
+}
+
+/// Measures and prints every cell; also who took part, and on which machine.
+///
+/// # Errors
+/// When nothing can be measured, or after Ctrl+C.
+pub fn measure_cells(
+    args: &EchoArgs,
+) -> anyhow::Result<(Machine, Vec<Contestant>, Vec<CellResult>)> {
     if args.rounds == 0 || args.seconds <= 0.0 {
         bail!("a comparison needs at least one round and more than zero seconds");
     }
@@ -138,20 +166,31 @@ pub fn run(args: &EchoArgs) -> anyhow::Result<bool> {
         results.push(result);
     }
     progress.bar.finish_and_clear();
-    if let Some(path) = &args.json {
-        #[derive(Serialize)]
-        struct Everything<'a> {
-            machine: &'a Machine,
-            settings: &'a EchoArgs,
-            cells: &'a [CellResult],
-        }
-        let file = File::create(path).with_context(|| format!("cannot write {path:?}"))?;
-        let everything = Everything { machine: &machine, settings: args, cells: &results };
-        serde_json::to_writer_pretty(BufWriter::new(file), &everything)?;
+    Ok((machine, contestants, results))
+}
+
+/// The time that a cache line takes between the two cores and back, in nanoseconds.
+///
+/// # Errors
+/// When one of the cores cannot be used.
+pub fn distance(args: &EchoArgs) -> anyhow::Result<f64> {
+    machine::core_distance_ns(args.server_core, args.load_core)
+}
+
+/// How far the cores were from each other since `before` was measured.
+///
+/// # Errors
+/// When one of the cores cannot be used.
+pub fn distance_over(args: &EchoArgs, before: f64) -> anyhow::Result<Distance> {
+    Ok(classify(args, [before, distance(args)?]))
+}
+
+fn classify(args: &EchoArgs, distances_ns: [f64; 2]) -> Distance {
+    match distances_ns.map(|distance| distance < args.near_below_ns) {
+        [true, true] => Distance::Near,
+        [false, false] => Distance::Far,
+        _ => Distance::Changed,
     }
-    Ok(results.iter().all(|result| {
-        result.failures.is_empty() && result.runs.iter().all(|run| run.report.errors == 0)
-    }))
 }
 
 /// The contestants to run, and the names of those whose program is not there.
@@ -238,15 +277,11 @@ fn run_once(
     round: usize,
 ) -> anyhow::Result<Run> {
     let (mut server, addr) = start_server(args, contestant, cell)?;
-    let before = machine::core_distance_ns(args.server_core, args.load_core)?;
+    let before = distance(args)?;
     let report = run_load(args, contestant, cell, addr, server.id(), args.seconds, false)?;
-    let after = machine::core_distance_ns(args.server_core, args.load_core)?;
+    let after = distance(args)?;
     server.stop(Signal::SIGTERM)?;
-    let distance = match [before, after].map(|distance| distance < args.near_below_ns) {
-        [true, true] => Distance::Near,
-        [false, false] => Distance::Far,
-        _ => Distance::Changed,
-    };
+    let distance = classify(args, [before, after]);
     let contestant = contestant.name.clone();
     Ok(Run { round, contestant, distance_ns: [before, after], distance, report })
 }

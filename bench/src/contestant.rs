@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use crate::cell::Cell;
 use crate::load::Framing;
+use crate::peer::Peer;
 
 /// The contestant that all others are set in relation to.
 pub const FLOOR: &str = "floor";
-const PEERS: [&str; 4] = [FLOOR, "mio", "tokio", "tokio-multi"];
 /// The longest body that wharf takes in its default setting.
 const WHARF_BODY_BYTES_DEFAULT: usize = 8 * 1024;
 
@@ -47,12 +47,12 @@ impl Contestant {
 
 /// All that can be named with `--contestants`, in the order of the tables.
 pub fn known(own_program: &str, wharf: &Path, wharf_arguments: &[String]) -> Vec<Contestant> {
-    let mut known: Vec<Contestant> = PEERS
-        .iter()
-        .map(|name| Contestant {
-            name: (*name).to_owned(),
+    let peers = Peer::value_variants().iter().filter_map(Peer::to_possible_value);
+    let mut known: Vec<Contestant> = peers
+        .map(|peer| Contestant {
+            name: peer.get_name().to_owned(),
             framing: Framing::Raw,
-            command: [own_program, "peer", name, "127.0.0.1:0", "{core}"]
+            command: [own_program, "peer", peer.get_name(), "127.0.0.1:0", "{core}"]
                 .map(str::to_owned)
                 .to_vec(),
             large_body_arguments: Vec::new(),

@@ -9,7 +9,9 @@ mod compare;
 mod contestant;
 mod load;
 mod machine;
+mod page;
 mod peer;
+mod suite;
 mod syscalls;
 mod table;
 
@@ -30,6 +32,8 @@ struct Cli {
 enum Command {
     /// Alternate all contestants over several rounds; print medians, spread and ratios
     Echo(compare::EchoArgs),
+    /// Everything: echo, storms, idle memory, latency at a rate, overload; writes docs/performance.md
+    All(suite::SuiteArgs),
     /// Serve as one of the peers, pinned to a core
     Peer {
         /// Which one
@@ -71,6 +75,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             ctrlc::set_handler(|| child::INTERRUPTED.store(true, Ordering::Relaxed))?;
             let all_answers_right = compare::run(&args)?;
             return Ok(if all_answers_right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::All(args) => {
+            ctrlc::set_handler(|| child::INTERRUPTED.store(true, Ordering::Relaxed))?;
+            let all_right = suite::run(&args)?;
+            return Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Peer { peer, addr, core } => peer::run(peer, addr, core)?,
         Command::Load(args) => {

@@ -1,7 +1,11 @@
 //! The peers: echo servers that answer raw bytes, without framing and without sessions.
 
+mod compio;
 mod floor;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod mio;
+mod monoio;
 mod tokio;
 
 use std::net::{SocketAddr, TcpListener};
@@ -25,6 +29,13 @@ pub enum Peer {
     Tokio,
     /// tokio, multi-thread scheduler
     TokioMulti,
+    /// compio on its ring
+    Compio,
+    /// monoio on its ring
+    Monoio,
+    /// glommio on its rings (built with `--features glommio`)
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 /// Serves on `addr`, pinned to `core`, until the process is ended. Prints `ready ADDR`.
@@ -44,6 +55,10 @@ pub fn run(peer: Peer, addr: SocketAddr, core: usize) -> anyhow::Result<()> {
         Peer::Mio => mio::serve(listener, ready),
         Peer::Tokio => tokio::serve(tokio::Scheduler::CurrentThread, listener, ready),
         Peer::TokioMulti => tokio::serve(tokio::Scheduler::MultiThread, listener, ready),
+        Peer::Compio => compio::serve(listener, ready),
+        Peer::Monoio => monoio::serve(listener, ready),
+        #[cfg(feature = "glommio")]
+        Peer::Glommio => glommio::serve(listener, ready),
     }
     .with_context(|| format!("{peer:?}"))
 }

@@ -26,7 +26,7 @@ pub struct Spread {
 
 impl Spread {
     /// `None` of nothing.
-    fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
+    pub fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);
@@ -127,7 +127,11 @@ fn summarize_one(contestant: &Contestant, result: &CellResult, distance: Distanc
 
 /// Prints a cell's table and its notes on standard output.
 pub fn print(args: &EchoArgs, result: &CellResult) {
-    println!("\n## {}\n", result.cell.title());
+    print!("{}", markdown(args, result));
+}
+
+/// A cell's table and its notes.
+pub fn markdown(args: &EchoArgs, result: &CellResult) -> String {
     let base = result.summary.iter().find(|line| line.contestant == FLOOR);
     let base = base.or(result.summary.first()).map_or("-", |line| line.contestant.as_str());
     let mut table = Table::new();
@@ -152,10 +156,8 @@ pub fn print(args: &EchoArgs, result: &CellResult) {
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}\n");
-    for note in notes(args, result) {
-        println!("- {note}");
-    }
+    let notes: String = notes(args, result).into_iter().map(|note| format!("- {note}\n")).collect();
+    format!("\n## {}\n\n{table}\n\n{notes}", result.cell.title())
 }
 
 fn cells_of(line: &Summary) -> Vec<String> {
@@ -197,7 +199,7 @@ fn cells_of(line: &Summary) -> Vec<String> {
 /// What the figures do not say by themselves.
 fn notes(args: &EchoArgs, result: &CellResult) -> Vec<String> {
     let mut notes = vec![
-        "The peers (floor, mio, tokio) echo raw bytes: they do no framing and keep no session. \
+        "The peers echo raw bytes: they do no framing and keep no session. \
          wharf's figures are with its framing and with sessions."
             .to_owned(),
     ];

@@ -8,7 +8,16 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-const PEERS: [&str; 4] = ["floor", "mio", "tokio", "tokio-multi"];
+const PEERS: &[&str] = &[
+    "floor",
+    "mio",
+    "tokio",
+    "tokio-multi",
+    "compio",
+    "monoio",
+    #[cfg(feature = "glommio")]
+    "glommio",
+];
 /// More than the floor's buffers and all socket buffers between hold.
 const LARGE: usize = 24 << 20;
 

@@ -1,0 +1,300 @@
+//! All comparisons in one command, and the page and pictures that are made of them.
+//!
+//! The cells of a closed echo loop are those of `echo`. The others are measured with `wharf bench`,
+//! which checks every byte as well: connections that come and go, idle memory, latency at one fixed
+//! rate, and overload. Everything alternates, between two looks at the distance of the cores.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cell::Cell;
+use crate::child::{Running, check_interrupted};
+use crate::compare::{self, CellResult, Distance, EchoArgs};
+use crate::contestant::Contestant;
+use crate::load::Framing;
+use crate::machine::Machine;
+use crate::page;
+use crate::table::Spread;
+
+/// The settings of all comparisons.
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct SuiteArgs {
+    #[command(flatten)]
+    pub echo: EchoArgs,
+    /// The page to write; its pictures go to a folder of the same name beside it
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md"))]
+    #[serde(skip)]
+    pub out: PathBuf,
+    /// Idle sessions of the memory cell
+    #[arg(long, default_value_t = 10_000)]
+    pub idle_sessions: usize,
+    /// The fixed rate, as a share of the slowest contestant's peak
+    #[arg(long, default_value_t = 0.5)]
+    pub rate_share: f64,
+}
+
+/// What the tool measures beside the closed loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Connect, one message, reset.
+    Storm,
+    /// Memory of idle sessions.
+    Idle,
+    /// Latency at one rate for all.
+    Rate,
+    /// Steps up to four times one's own peak.
+    Overload,
+}
+
+/// One run of the tool.
+#[derive(Clone, Debug, Serialize)]
+pub struct ToolRun {
+    pub kind: Kind,
+    pub round: usize,
+    pub contestant: String,
+    pub distance: Distance,
+    /// Whether every byte was right.
+    pub right: bool,
+    /// By name; see `figures`.
+    pub figures: BTreeMap<String, f64>,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub struct Results {
+    pub machine: Machine,
+    pub settings: SuiteArgs,
+    pub cells: Vec<CellResult>,
+    /// The fixed rate, messages per second.
+    pub rate: Option<f64>,
+    pub runs: Vec<ToolRun>,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
+}
+
+/// Loads by rounds: more of them where a figure drifts.
+const IDLE_ROUNDS_MAX: usize = 3;
+/// Multiples of one's own peak.
+pub const OVERLOAD: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
+/// What the tool may take beside its own time.
+const TOOL_ENDS_WITHIN: Duration = Duration::from_secs(90);
+
+/// Measures everything and writes the page; whether everything was right.
+///
+/// # Errors
+/// When nothing can be measured, the page cannot be written, or after Ctrl+C.
+pub fn run(args: &SuiteArgs) -> anyhow::Result<bool> {
+    ensure!(
+        args.echo.wharf.exists(),
+        "build wharf first: there is no {}",
+        args.echo.wharf.display()
+    );
+    let (machine, contestants, cells) = compare::measure_cells(&args.echo)?;
+    let mut results = Results {
+        machine,
+        settings: args.clone(),
+        cells,
+        rate: None,
+        runs: Vec::new(),
+        failures: Vec::new(),
+    };
+    let peaks = peaks(&results.cells);
+    results.rate = peaks.values().copied().reduce(f64::min).map(|peak| peak * args.rate_share);
+    for kind in [Kind::Storm, Kind::Idle, Kind::Rate, Kind::Overload] {
+        let rounds = if kind == Kind::Idle {
+            args.echo.rounds.min(IDLE_ROUNDS_MAX)
+        } else {
+            args.echo.rounds
+        };
+        for round in 0..rounds {
+            for contestant in &contestants {
+                eprintln!("{kind:?} round {}/{rounds} {}", round + 1, contestant.name);
+                let peak = peaks.get(&contestant.name).copied();
+                match measure(args, kind, contestant, round, results.rate, peak) {
+                    Ok(run) => results.runs.push(run),
+                    Err(error) => {
+                        check_interrupted()?;
+                        let failure = format!("{kind:?} {}: {error:#}", contestant.name);
+                        eprintln!("  {failure}");
+                        results.failures.push(failure);
+                    }
+                }
+            }
+        }
+    }
+    if let Some(path) = &args.echo.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&results)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    page::write(&results, &args.out)?;
+    eprintln!("wrote {}", args.out.display());
+    let all_echoes_right = results.cells.iter().all(CellResult::is_right);
+    Ok(all_echoes_right && results.failures.is_empty() && results.runs.iter().all(|run| run.right))
+}
+
+/// Each contestant's median rate in the first cell, messages per second: over all runs, near or far,
+/// since it only says how much to ask for.
+fn peaks(cells: &[CellResult]) -> BTreeMap<String, f64> {
+    let mut rates: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for run in cells.first().map_or(&[][..], |cell| &cell.runs) {
+        if run.report.errors == 0 && run.report.elapsed_s > 0.0 {
+            let rate = run.report.messages as f64 / run.report.elapsed_s;
+            rates.entry(run.contestant.clone()).or_default().push(rate);
+        }
+    }
+    let median = |rates: Vec<f64>| Spread::of(rates.into_iter()).map(|spread| spread.median);
+    rates.into_iter().filter_map(|(name, rates)| Some((name, median(rates)?))).collect()
+}
+
+fn measure(
+    args: &SuiteArgs,
+    kind: Kind,
+    contestant: &Contestant,
+    round: usize,
+    rate: Option<f64>,
+    peak: Option<f64>,
+) -> anyhow::Result<ToolRun> {
+    let echo = &args.echo;
+    let cell = Cell { connections: 50, depth: 1, size: 32 };
+    let (mut server, addr) = compare::start_server(echo, contestant, cell)?;
+    let framing = match contestant.framing {
+        Framing::Raw => "raw",
+        Framing::Study => "study",
+    };
+    let seconds = |seconds: f64| format!("{seconds}s");
+    let mut command = vec![echo.wharf.to_string_lossy().into_owned(), "bench".to_owned()];
+    let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
+    match kind {
+        Kind::Storm => add(&["connect", "--duration", &seconds(echo.seconds)]),
+        Kind::Idle => {
+            add(&["idle", "--duration", "1s", "--connections", &args.idle_sessions.to_string()]);
+        }
+        Kind::Rate => {
+            let rate = rate.context("no contestant has a peak")?.max(1.0);
+            add(&["echo", "--duration", &seconds(echo.seconds), "--rate", &format!("{rate:.0}")]);
+        }
+        Kind::Overload => {
+            let peak = peak.context("it has no peak")?;
+            let steps = OVERLOAD.map(|factor| format!("{:.0}", (peak * factor).max(1.0))).join(",");
+            let all = seconds(echo.seconds * OVERLOAD.len() as f64);
+            add(&["echo", "--duration", &all, "--rate", &steps]);
+        }
+    }
+    if kind != Kind::Idle {
+        add(&["--connections", "50"]);
+    }
+    let (addr, pid) = (addr.to_string(), server.id().to_string());
+    let warmup = seconds(echo.warmup);
+    add(&["--addr", &addr, "--framing", framing, "--size", "32", "--pid", &pid]);
+    add(&["--workers", "1", "--warmup", &warmup, "--grace", "20s", "--json"]);
+    let before = compare::distance(echo)?;
+    let mut load = Running::start(&command, echo.load_core)?;
+    let (output, status) = load.wait_for_output(TOOL_ENDS_WITHIN)?;
+    let distance = compare::distance_over(echo, before)?;
+    server.stop(Signal::SIGTERM)?;
+    let result: Value = serde_json::from_str(&output)
+        .with_context(|| format!("`{}` ended with {status}", command.join(" ")))?;
+    let figures = figures(kind, &result);
+    if figures.is_empty() {
+        bail!("the result has no figures");
+    }
+    Ok(ToolRun {
+        kind,
+        round,
+        contestant: contestant.name.clone(),
+        distance,
+        right: result["right"] == true,
+        figures,
+    })
+}
+
+/// The figures of a result that the page shows, by the names of its columns.
+fn figures(kind: Kind, result: &Value) -> BTreeMap<String, f64> {
+    let mut figures = BTreeMap::new();
+    let mut take = |name: &str, value: &Value| {
+        if let Some(value) = value.as_f64() {
+            figures.insert(name.to_owned(), value);
+        }
+    };
+    let server = &result["server"];
+    match kind {
+        Kind::Storm => {
+            take("visits_per_s", &result["messages_per_second"]);
+            take("cpu_ns", &server["processor_ns_per_message"]);
+            take("p99_ns", &result["latency_ns"]["p99"]);
+        }
+        Kind::Idle => take("bytes", &server["resident_bytes_per_session"]),
+        Kind::Rate => {
+            for name in ["p50", "p99", "p99_9"] {
+                take(&format!("{name}_ns"), &result["latency_ns"][name]);
+            }
+            take("cpu_ns", &server["processor_ns_per_message"]);
+            take("late_p99_ns", &result["lateness_ns"]["p99"]);
+        }
+        Kind::Overload => {
+            for (step, factor) in result["steps"].as_array().into_iter().flatten().zip(OVERLOAD) {
+                take(&format!("goodput_{factor}"), &step["answered_per_second"]);
+            }
+        }
+    }
+    figures
+}
+
+/// The figures of a contestant's runs of one kind: near runs if there are any, far ones otherwise.
+pub fn values(results: &Results, kind: Kind, contestant: &str, name: &str) -> Vec<f64> {
+    let of_kind = || results.runs.iter().filter(|run| run.kind == kind && run.right);
+    let near = of_kind().any(|run| run.distance == Distance::Near);
+    let wanted = if near { Distance::Near } else { Distance::Far };
+    of_kind()
+        // Memory is the same at any distance.
+        .filter(|run| {
+            run.contestant == contestant && (run.distance == wanted || kind == Kind::Idle)
+        })
+        .filter_map(|run| run.figures.get(name).copied())
+        .collect()
+}
+
+/// Where the pictures of a page go, and how the page names that folder.
+pub fn picture_folder(page: &Path) -> (PathBuf, String) {
+    let folder = page.with_extension("");
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    (folder, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_come_from_the_tools_results() {
+        let result = serde_json::json!({
+            "messages_per_second": 5.0,
+            "latency_ns": { "p50": 1, "p99": 2, "p99_9": 3 },
+            "lateness_ns": null,
+            "server": { "processor_ns_per_message": 7.5, "resident_bytes_per_session": 210.0 },
+            "steps": [{ "answered_per_second": 10.0 }, { "answered_per_second": 11.0 }],
+        });
+        let names = |kind| figures(kind, &result).into_keys().collect::<Vec<_>>();
+        assert_eq!(names(Kind::Storm), ["cpu_ns", "p99_ns", "visits_per_s"]);
+        assert_eq!(figures(Kind::Idle, &result)["bytes"], 210.0);
+        assert_eq!(names(Kind::Rate), ["cpu_ns", "p50_ns", "p99_9_ns", "p99_ns"]);
+        assert_eq!(names(Kind::Overload), ["goodput_0.5", "goodput_1"]);
+    }
+
+    #[test]
+    fn pictures_lie_beside_their_page() {
+        let (folder, name) = picture_folder(Path::new("a/docs/performance.md"));
+        assert_eq!(
+            (folder.as_path(), name.as_str()),
+            (Path::new("a/docs/performance"), "performance")
+        );
+    }
+}
