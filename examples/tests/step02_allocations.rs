@@ -14,6 +14,9 @@ use wharf_examples::allocations;
 use wharf_port::{Config, UnboundSocket, inbox};
 
 #[expect(dead_code, reason = "its main function is not for tests")]
+#[path = "../starters/step02_buffers.rs"]
+mod starter;
+#[expect(dead_code, reason = "its main function is not for tests")]
 #[path = "../examples/step01_echo.rs"]
 mod step01;
 #[expect(dead_code, reason = "its main function is not for tests")]
@@ -69,4 +72,17 @@ fn a_message_allocates_in_step_1_and_not_in_step_2() {
     let mut worker = step02::Worker::new(port, newcomers);
     post.post(step02::Newcomer { number: 0, socket, seat: Arc::new(()) }).ok().unwrap();
     assert_eq!(allocations_of_1000(&mut client, || worker.turn(turn).unwrap()), 0);
+
+    // The starter allocates until its gap is filled: cargo xtask steps try 2.
+    let (mut client, socket) = pair();
+    let port = wharf_port::open(&Config::from_env().unwrap()).unwrap();
+    let (post, newcomers) = inbox(port.waker(), 1);
+    let mut worker = starter::Worker::new(port, newcomers);
+    post.post(starter::Newcomer { number: 0, socket, seat: Arc::new(()) }).ok().unwrap();
+    let started = allocations_of_1000(&mut client, || worker.turn(turn).unwrap());
+    if std::env::var("WHARF_TRY").is_ok_and(|tried| tried == "2") {
+        assert_eq!(started, 0, "allocations for 1,000 messages");
+    } else {
+        assert!(started >= 1000, "the gap is filled: cargo xtask steps try 2");
+    }
 }

@@ -28,6 +28,7 @@ Usage: cargo xtask TASK
   seeds N [--from SEED]                           the simulations with so many seeds
   fuzz [SECONDS]                                  every fuzz target for so long (60)
   steps diff A B                                  what step B of the course changes in step A
+  steps try N                                     whether the starter of step N is filled
   wine                                            lints for Windows, and everything under Wine
   instructions                                    count what a frame costs, with valgrind
   readme                                          run what README.md tells a reader to run

@@ -1,6 +1,7 @@
 //! Rules that neither the compiler nor clippy checks, over every file of the checkout. All
 //! findings are listed, not only the first.
 
+mod course;
 mod dependencies;
 mod documents;
 mod rust_source;
@@ -65,6 +66,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         }
     }
     findings.extend(documents::readme_differences(root)?);
+    findings.extend(course::findings(root)?);
     findings.extend(dependencies::findings(root)?);
     for finding in &findings {
         eprintln!("{finding}");

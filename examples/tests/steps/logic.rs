@@ -1,106 +1,11 @@
 //! Steps 4 to 7 on the simulator: the same lab for each, with the logic run by hand.
 
-use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, sync_channel},
-    },
-    time::Duration,
-};
+use std::sync::Arc;
 
 use wharf_examples::LOST;
-use wharf_port::{
-    Config, Post, SecondSend, inbox,
-    sim::{Fault, Faults, PeerState, SimPeer},
-};
+use wharf_port::sim::{Fault, Faults, SimPeer};
 
-use crate::lab::{Net, TURNS};
-
-const TURN: Option<Duration> = Some(Duration::from_micros(200));
-
-/// So many lines, each of another number.
-fn lines(count: usize) -> Vec<u8> {
-    (0..count).flat_map(|line| format!("line {line}\n").into_bytes()).collect()
-}
-
-macro_rules! lab {
-    ($name:ident, $step:ident) => {
-        mod $name {
-            use super::*;
-            use crate::$step::{
-                application::Echo,
-                logic::{EVENTS_MAX, Event, Logic},
-                network::{CLIENTS_MAX, Newcomer, Worker},
-            };
-
-            pub(super) struct Lab {
-                pub(super) net: Net,
-                pub(super) worker: Worker,
-                pub(super) logic: Logic<Echo>,
-                pub(super) newcomers: Post<Newcomer>,
-                pub(super) seats: Arc<()>,
-                events: Receiver<Event>,
-                connected: u64,
-            }
-
-            impl Lab {
-                pub(super) fn new(seed: u64) -> Self {
-                    let net = Net::new(seed);
-                    let refuse = SecondSend::Refuse;
-                    let port = net.net.open(&Config { second_send: refuse, ..Config::default() });
-                    let (newcomers, inbox_of_newcomers) = inbox(port.waker(), CLIENTS_MAX);
-                    let (post, answers) = inbox(port.waker(), CLIENTS_MAX);
-                    let (send, events) = sync_channel(EVENTS_MAX);
-                    let worker = Worker::new(0, port, inbox_of_newcomers, answers, send);
-                    let logic = Logic { application: Echo::default(), workers: vec![post] };
-                    let seats = Arc::new(());
-                    Self { net, worker, logic, newcomers, seats, events, connected: 0 }
-                }
-
-                pub(super) fn connect(&mut self) -> SimPeer {
-                    let (peer, socket) = self.net.connect();
-                    let (number, seat) = (self.connected, Arc::clone(&self.seats));
-                    self.connected += 1;
-                    self.newcomers.post(Newcomer { number, socket, seat }).ok().unwrap();
-                    peer
-                }
-
-                /// The worker's turn, then the logic's.
-                pub(super) fn turn(&mut self) {
-                    self.worker.turn(TURN).unwrap();
-                    while let Ok(event) = self.events.try_recv() {
-                        self.logic.handle(event);
-                    }
-                }
-
-                pub(super) fn turn_until(&mut self, what: &str, mut is: impl FnMut() -> bool) {
-                    for _ in 0..TURNS {
-                        if is() {
-                            return;
-                        }
-                        self.turn();
-                    }
-                    panic!("never happened: {what}");
-                }
-
-                /// What comes back of these lines, until the server ends its stream.
-                pub(super) fn echo(&mut self, bytes: &[u8]) -> Vec<u8> {
-                    let mut peer = self.connect();
-                    let (mut sent, mut got) = (0, Vec::new());
-                    self.turn_until("the end of the stream", || {
-                        sent += peer.write(&bytes[sent..]);
-                        if sent == bytes.len() {
-                            peer.shutdown_write();
-                        }
-                        got.extend(peer.read_arrived());
-                        peer.state() != PeerState::Open && peer.state() != PeerState::Connecting
-                    });
-                    got
-                }
-            }
-        }
-    };
-}
+use crate::lab::{lab, lines};
 
 lab!(lab04, step04);
 lab!(lab05, step05);

@@ -1,6 +1,6 @@
 //! Steps 1 to 3 on the simulator: one operation per client at a time, and the callbacks' order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use wharf_port::{
     Config, Counts, inbox,
@@ -8,15 +8,13 @@ use wharf_port::{
 };
 
 use crate::{
-    lab::{Net, TURNS},
+    lab::{Net, TURN, TURNS},
     step01, step02,
     step03::{
         application::Application,
         network::{Newcomer, Worker},
     },
 };
-
-const TURN: Option<Duration> = Some(Duration::from_micros(200));
 
 #[test]
 fn a_client_of_step_1_gets_its_bytes_back_and_its_seat_is_free_again() {

@@ -1,0 +1,235 @@
+//! Rules over the course: what a chapter shows is the code of the repository, both languages have the
+//! same frame, and the Korean pages use the words of `docs/glossary.md`.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use super::{Finding, Source};
+use crate::markdown::{self, Document};
+
+const ENGLISH: &str = "docs/tutorial/en";
+const KOREAN: &str = "docs/tutorial/ko";
+const GLOSSARY: &str = "docs/glossary.md";
+/// The line of each chapter that says how long it takes: English, Korean.
+const MINUTES: [&str; 2] = ["Minutes: ", "걸리는 시간(분): "];
+
+pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
+    let glossary = read(root, GLOSSARY)?;
+    let rejected = rejected_words(&glossary.text);
+    let mut findings = Vec::new();
+    if rejected.is_empty() {
+        findings.push(glossary.finding(0, "no table with rejected words in its last column"));
+    }
+    let (english, korean) = (chapters(root, ENGLISH)?, chapters(root, KOREAN)?);
+    for only in english.symmetric_difference(&korean) {
+        findings.push(glossary.finding(0, format!("{only} is a chapter of one language alone")));
+    }
+    for name in english.intersection(&korean) {
+        let original = read(root, &format!("{ENGLISH}/{name}"))?;
+        let translation = read(root, &format!("{KOREAN}/{name}"))?;
+        findings.extend(false_excerpts(root, &original));
+        findings.extend(unknown_targets(root, &original));
+        findings.extend(differences(&original, &translation));
+        findings.extend(korean_findings(&translation, &rejected));
+    }
+    Ok(findings)
+}
+
+fn read(root: &Path, path: &str) -> Result<Source> {
+    let text = fs::read_to_string(root.join(path)).with_context(|| path.to_owned())?;
+    Ok(Source { path: path.into(), text })
+}
+
+fn chapters(root: &Path, folder: &str) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(root.join(folder)).with_context(|| folder.to_owned())? {
+        names.insert(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Each Rust block says of which file it is, and is there, line for line but for the indent. A line
+/// `// ...` stands for what is left out.
+fn false_excerpts(root: &Path, page: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for block in markdown::parse(&page.text).blocks.iter().filter(|block| block.language == "rust")
+    {
+        let marker = block.marker.as_ref().filter(|marker| marker.name == "excerpt");
+        let Some(file) = marker.map(|marker| &marker.argument) else {
+            findings.push(page.finding(block.line, "no `<!-- ci:excerpt FILE -->` above"));
+            continue;
+        };
+        match fs::read_to_string(root.join(file)) {
+            Ok(code) if is_excerpt(&block.text, &code) => {}
+            Ok(_) => findings.push(page.finding(block.line, format!("this is not in {file}"))),
+            Err(error) => findings.push(page.finding(block.line, format!("{file}: {error}"))),
+        }
+    }
+    findings
+}
+
+fn is_excerpt(excerpt: &str, code: &str) -> bool {
+    let code: Vec<&str> = code.lines().map(str::trim).collect();
+    let lines: Vec<&str> = excerpt.lines().map(str::trim).collect();
+    let mut from = 0;
+    lines.split(|line| *line == "// ...").filter(|part| !part.is_empty()).all(|part| {
+        let found = code[from..].windows(part.len()).position(|window| window == part);
+        from += found.map_or(0, |at| at + part.len());
+        found.is_some()
+    })
+}
+
+/// What a command names with `--example` or `--test` is a program of the package.
+fn unknown_targets(root: &Path, page: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for block in markdown::parse(&page.text).blocks.iter().filter(|block| block.language == "sh") {
+        let words: Vec<&str> = block.text.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let folder = match pair[0] {
+                "--example" => "examples/examples",
+                "--test" => "examples/tests",
+                _ => continue,
+            };
+            let path = root.join(folder).join(pair[1]);
+            if !path.exists() && !path.with_extension("rs").exists() {
+                findings
+                    .push(page.finding(block.line, format!("there is no {folder}/{}", pair[1])));
+            }
+        }
+    }
+    findings
+}
+
+/// Headings by level, code (but for pictures and output, which have words in them), answers to
+/// exercises, minutes.
+fn differences(original: &Source, translation: &Source) -> Vec<Finding> {
+    let (english, korean) = (markdown::parse(&original.text), markdown::parse(&translation.text));
+    let mut findings = Vec::new();
+    let mut unlike = |what: &str| {
+        let what = format!("other {what} than {}", original.path.display());
+        findings.push(translation.finding(0, what));
+    };
+    if english.headings != korean.headings {
+        unlike("headings, by level,");
+    }
+    if code(&english) != code(&korean) {
+        unlike("excerpts, commands or pictures");
+    }
+    let answers = |page: &Source| page.text.matches("<details>").count();
+    if answers(original) != answers(translation) {
+        unlike("number of exercises with an answer");
+    }
+    let minutes = |page: &Source, label: &str| {
+        page.text.lines().find_map(|line| line.strip_prefix(label)?.parse::<u32>().ok())
+    };
+    let [in_english, in_korean] = MINUTES;
+    match (minutes(original, in_english), minutes(translation, in_korean)) {
+        (Some(one), Some(other)) if one == other => {}
+        _ => unlike(&format!("minutes (`{in_english}N`, `{in_korean}N`)")),
+    }
+    findings
+}
+
+fn code(page: &Document) -> Vec<(&str, &str)> {
+    let blocks = page.blocks.iter();
+    let of = |block: &'_ markdown::Block| block.language == "mermaid" || block.language == "text";
+    blocks.map(|b| (b.language.as_str(), if of(b) { "" } else { b.text.as_str() })).collect()
+}
+
+/// The words in backticks in the last column of the glossary's table.
+fn rejected_words(glossary: &str) -> Vec<String> {
+    let rows = glossary.lines().filter(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.trim_end().trim_end_matches('|').rsplit('|').next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned)).collect()
+}
+
+fn korean_findings(page: &Source, rejected: &[String]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut in_code = false;
+    for (index, line) in page.text.lines().enumerate() {
+        in_code ^= line.trim_start().starts_with("```");
+        if in_code {
+            continue;
+        }
+        for word in rejected.iter().filter(|word| line.contains(word.as_str())) {
+            findings.push(page.finding(index + 1, format!("`{word}`: see {GLOSSARY}")));
+        }
+        if has_bare_port(line) {
+            let what = format!("`포트` is neither a 완료 포트 nor a TCP 포트: see {GLOSSARY}");
+            findings.push(page.finding(index + 1, what));
+        }
+        if has_plain_ending(line) {
+            findings.push(page.finding(index + 1, "a sentence that is not in 합니다체"));
+        }
+    }
+    findings
+}
+
+fn has_bare_port(line: &str) -> bool {
+    line.match_indices("포트").any(|(at, _)| {
+        let before = &line[..at];
+        let is_longer_word = before.chars().next_back().is_some_and(|c| ('가'..='힣').contains(&c));
+        !is_longer_word && !before.ends_with("완료 ") && !before.ends_with("TCP ")
+    })
+}
+
+/// `한다.` and `해요.` end sentences of other registers; `합니다.` ends with `니다.`.
+fn has_plain_ending(line: &str) -> bool {
+    let plain = line.match_indices("다.").any(|(at, _)| !line[..at].ends_with('니'));
+    plain || line.contains("요.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(text: &str) -> Source {
+        Source { path: "p.md".into(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn an_excerpt_is_the_code_but_for_indent_and_gaps() {
+        let code = "fn a() {\n    one();\n    two();\n    three();\n}\n";
+        assert!(is_excerpt("one();\ntwo();\n", code));
+        assert!(is_excerpt("fn a() {\n    // ...\n    three();\n}\n", code));
+        assert!(!is_excerpt("one();\nthree();\n", code));
+        assert!(!is_excerpt("three();\n// ...\none();\n", code), "in another order");
+    }
+
+    #[test]
+    fn rust_without_a_marker_is_no_excerpt() {
+        let found = false_excerpts(Path::new("."), &page("```rust\nfn a() {}\n```\n"));
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn both_languages_have_one_frame() {
+        let text = "# A\n\nMinutes: 5\n\n```sh\ncargo test\n```\n\n```mermaid\nA\n```\n\n<details>x</details>\n";
+        let korean = text.replace("Minutes: ", "걸리는 시간(분): ").replace("\nA\n", "\n가\n");
+        let check = |korean: &str| differences(&page(text), &page(korean)).len();
+        assert_eq!(check(&korean), 0);
+        for (from, to) in [
+            ("# A", "## A"),
+            ("cargo test", "cargo run"),
+            ("<details>", ""),
+            (": 5", ": 6"),
+            ("mermaid", "text"),
+        ] {
+            assert_eq!(check(&korean.replace(from, to)), 1, "{from}");
+        }
+    }
+
+    #[test]
+    fn words_of_the_glossary_are_used() {
+        let rejected = rejected_words("| term | not |\n|---|---|\n| 세션 | `섹션`, `쎄션` |\n");
+        assert_eq!(rejected, ["섹션", "쎄션"]);
+        let check = |text: &str| korean_findings(&page(text), &rejected).len();
+        assert_eq!(check("완료 포트(IOCP)와 TCP 포트를 씁니다. 리포트입니다.\n"), 0);
+        assert_eq!(check("섹션입니다.\n"), 1);
+        assert_eq!(check("포트를 엽니다.\n"), 1);
+        assert_eq!(check("포트를 연다.\n"), 2);
+        assert_eq!(check("열어요.\n"), 1);
+        assert_eq!(check("```text\n연다.\n```\n"), 0);
+    }
+}
