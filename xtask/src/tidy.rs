@@ -65,6 +65,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             findings.extend(documents::broken_links(root, source));
         }
     }
+    findings.extend(documents::missing_tests(&sources));
     findings.extend(documents::readme_differences(root)?);
     findings.extend(course::findings(root)?);
     findings.extend(dependencies::findings(root)?);

@@ -17,7 +17,7 @@ use wharf_port::{EngineInfo, Post, PostError, Time, UnboundSocket};
 use crate::{
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
-    logic::{Event, Pool, Posted, Way},
+    logic::{Event, Pool, Posted, Way, guard},
     memory::MemoryCap,
     metrics::{Report, Stats},
     sending::{Class, Sent},
@@ -71,6 +71,11 @@ pub(crate) enum Command {
         packet_id: u32,
         body: Box<[u8]>,
     },
+    Broadcast {
+        packet_id: u32,
+        body: Arc<[u8]>,
+        filter: Filter,
+    },
     Subscribe {
         id: SessionId,
         topic: Topic,
@@ -113,6 +118,9 @@ pub(crate) enum Command {
     /// Look at the link: somebody wants it to drain.
     Drain,
 }
+
+/// Which sessions a broadcast is for.
+pub(crate) type Filter = Arc<dyn Fn(&SessionInfo) -> bool + Send + Sync>;
 
 /// A session as it was when its worker was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,6 +310,31 @@ impl Handle {
         body: &[u8],
     ) -> std::result::Result<(), SendError> {
         self.publish_but_on(None, topic, class, packet_id, body)
+    }
+
+    /// Sends a frame to every open session that `filter` wants, of whichever listener: once to each
+    /// worker, where all sessions of one framing share it. On each of them it is what
+    /// [`send`](Self::send) would be. Asking all sessions costs more than publishing to a topic that
+    /// those in question have subscribed to.
+    ///
+    /// # Errors
+    /// [`SendError::WouldExceed`] if the inbox of a worker is full: its sessions get nothing.
+    /// [`SendError::Closed`] if the server has ended.
+    pub fn broadcast(
+        &self,
+        packet_id: u32,
+        body: &[u8],
+        filter: impl Fn(&SessionInfo) -> bool + Send + Sync + 'static,
+    ) -> std::result::Result<(), SendError> {
+        let (body, filter): (Arc<[u8]>, Filter) = (body.into(), Arc::new(filter));
+        let mut answer = Ok(());
+        for worker in &self.0.workers {
+            let (body, filter) = (Arc::clone(&body), Arc::clone(&filter));
+            let command = Command::Broadcast { packet_id, body, filter };
+            // A full inbox costs the sessions of other workers nothing.
+            answer = answer.and(worker.post.post(command).map_err(refusal));
+        }
+        answer
     }
 
     /// As [`publish`](Self::publish), for subscribers on other workers than `here`.
@@ -511,6 +544,7 @@ impl Command {
         match self {
             Command::Event { event, .. } => event.drop_guarded(),
             Command::Job(posted) => posted.drop_guarded(),
+            Command::Broadcast { filter, .. } => _ = guard(|| drop(filter)),
             other => drop(other),
         }
     }

@@ -3,11 +3,12 @@
 //! Hot path: [`Session::enqueue`] for every answer of a handler, [`Session::deliver`] for what was
 //! published. The other classes are off it.
 
-use wharf_port::Frame;
+use wharf_port::{BufferPool, Frame, Time};
 
 use crate::{
     error::SendError,
     framing::{Framing, FramingError, Packet},
+    handle::SessionInfo,
     handler::CloseReason,
     send_queue::Latest,
     session::{Session, Shared, Stage, TimerKey},
@@ -159,6 +160,17 @@ impl Shared {
 }
 
 impl Session {
+    pub(crate) fn describe(&self, now: Time) -> SessionInfo {
+        SessionInfo {
+            id: self.id,
+            peer: self.peer,
+            opened: self.opened,
+            age: now.since(self.opened),
+            queued_bytes: self.queue.bytes(),
+            closing: self.stage != Stage::Open,
+        }
+    }
+
     /// Puts it into the list of sessions to flush at the end of the turn, or puts it off to its next
     /// flush.
     #[inline]
@@ -254,13 +266,10 @@ impl Session {
         if len > self.limits.send_queue_bytes_max {
             return Err(SendError::WouldExceed);
         }
-        let mut block = shared.pool.take(len);
-        let written = encode(framing, packet, &mut block.spare_mut()[..len])?;
-        if written == 0 {
-            return Ok(Sent::Queued); // it leaves no trace on the wire
+        match encode_alone(&shared.pool, framing, packet)? {
+            Some(frame) => self.place(shared, class, frame, 1),
+            None => Ok(Sent::Queued),
         }
-        block.advance(written);
-        self.place(shared, class, block.freeze(), 1)
     }
 
     /// Puts encoded frames, which may be shared with other sessions, where their class says.
@@ -430,6 +439,19 @@ impl Session {
         let mine = self.memberships.iter_mut().flat_map(|all| all.iter_mut());
         mine.filter(|one| one.is_in_group_of(now)).for_each(|one| *one = now);
     }
+}
+
+/// A frame in a block of its own; `None` if it leaves no trace on the wire.
+pub(crate) fn encode_alone(
+    pool: &BufferPool,
+    framing: &dyn Framing,
+    packet: Packet<'_>,
+) -> Result<Option<Frame>, SendError> {
+    let len = framing.encoded_len(packet.body.len());
+    let mut block = pool.take(len);
+    let written = encode(framing, packet, &mut block.spare_mut()[..len])?;
+    block.advance(written);
+    Ok((written > 0).then(|| block.freeze()))
 }
 
 /// Framings are user code: what one has not written must not leave.

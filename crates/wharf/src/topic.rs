@@ -388,6 +388,13 @@ pub(crate) struct Part {
     pub(crate) frames: u32,
 }
 
+impl Part {
+    /// A frame that was published to no topic.
+    pub(crate) fn alone(frame: Frame) -> Self {
+        Self { number: 0, class: Class::Reliable, frame, frames: 1 }
+    }
+}
+
 impl Piece {
     /// What of it lies behind `from`.
     #[inline]

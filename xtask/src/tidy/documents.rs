@@ -9,6 +9,7 @@ use crate::markdown::{self, Document};
 
 const README: &str = "README.md";
 const README_KOREAN: &str = "README.ko.md";
+const GUARANTEES: &str = "docs/guarantees.md";
 
 pub(super) fn broken_links(root: &Path, source: &Source) -> Vec<Finding> {
     let folder = root.join(&source.path).parent().map(Path::to_path_buf).unwrap_or_default();
@@ -18,6 +19,28 @@ pub(super) fn broken_links(root: &Path, source: &Source) -> Vec<Finding> {
         let is_elsewhere = target.contains("://") || target.starts_with("mailto:");
         if !target.is_empty() && !is_elsewhere && !folder.join(target).exists() {
             findings.push(source.finding(line, format!("`{link}` leads nowhere")));
+        }
+    }
+    findings
+}
+
+/// Every test that a guarantee names in the last column of its table is there.
+pub(super) fn missing_tests(sources: &[Source]) -> Vec<Finding> {
+    let is_there = |name: &str| {
+        let function = format!("fn {name}(");
+        let mut rust = sources.iter().filter(|source| source.has_extension("rs"));
+        rust.any(|source| source.text.contains(&function))
+    };
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| source.path == Path::new(GUARANTEES)) {
+        for (index, line) in source.text.lines().enumerate() {
+            let Some(row) = line.strip_prefix('|').and_then(|row| row.strip_suffix('|')) else {
+                continue;
+            };
+            let tests = row.rsplit('|').next().unwrap_or_default().split('`').skip(1).step_by(2);
+            for name in tests.filter(|name| name.contains('_') && !is_there(name)) {
+                findings.push(source.finding(index + 1, format!("there is no test `{name}`")));
+            }
         }
     }
     findings
@@ -65,6 +88,15 @@ mod tests {
         let source = Source { path: "docs/b.md".into(), text: text.to_owned() };
         let found = broken_links(folder.path(), &source);
         assert_eq!(found, [source.finding(3, "`docs/a.md` leads nowhere")]);
+    }
+
+    #[test]
+    fn guarantees_name_tests_that_exist() {
+        let source = |path: &str, text: &str| Source { path: path.into(), text: text.to_owned() };
+        let text = "`prose_is_free`\n| `a_field` | `it_holds`, `it_held` |\n| x | `Closed` |\n";
+        let sources = [source(GUARANTEES, text), source("a.rs", "#[test]\nfn it_holds() {}\n")];
+        let expected = sources[0].finding(2, "there is no test `it_held`");
+        assert_eq!(missing_tests(&sources), [expected]);
     }
 
     #[test]

@@ -118,6 +118,9 @@ impl Worker {
     pub(super) fn run_command(&mut self, command: Command) {
         match command {
             Command::Send { to, class, packet_id, body } => self.send(to, class, packet_id, &body),
+            Command::Broadcast { packet_id, body, filter } => {
+                self.broadcast(packet_id, &body, filter);
+            }
             Command::Subscribe { id, topic } => self.subscribe(id, topic),
             Command::Unsubscribe { id, topic } => self.unsubscribe(id, topic),
             Command::Publish { topic, class, packet_id, body } => {
@@ -186,14 +189,7 @@ impl Worker {
 
     pub(super) fn describe(&self, only: Option<SessionId>) -> Vec<SessionInfo> {
         let wanted = |session: &&Session| only.is_none_or(|id| id == session.id);
-        let describe = |session: &Session| SessionInfo {
-            id: session.id,
-            peer: session.peer,
-            opened: session.opened,
-            age: self.shared.now.since(session.opened),
-            queued_bytes: session.queue.bytes(),
-            closing: session.stage != Stage::Open,
-        };
+        let describe = |session: &Session| session.describe(self.shared.now);
         self.sessions.iter().filter(wanted).map(describe).collect()
     }
 

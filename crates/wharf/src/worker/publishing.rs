@@ -1,15 +1,17 @@
 //! Topics on a worker: what was published in a turn reaches the queues of its subscribers.
 
+use wharf_port::Frame;
+
 use super::Worker;
 use crate::{
     error::SendError,
     framing::Packet,
-    handle::WorkerLink,
+    handle::{Filter, WorkerLink},
     handler::SessionId,
     logic::guard,
-    sending::Class,
+    sending::{Class, encode_alone},
     session::Shared,
-    topic::{Membership, Topic},
+    topic::{Membership, Part, Topic},
 };
 
 impl Shared {
@@ -78,6 +80,42 @@ impl Worker {
             Some(Err(error)) => tracing::debug!(?topic, %error, "cannot publish"),
             None => tracing::error!(?topic, "a framing panicked"),
         }
+    }
+
+    /// Another thread sends something to all sessions that a filter wants.
+    pub(super) fn broadcast(&mut self, packet_id: u32, body: &[u8], filter: Filter) {
+        let packet = Packet { id: packet_id, session: 0, body };
+        let mut frames: Vec<Option<Frame>> = vec![None; self.services.len()];
+        for id in self.sessions.ids() {
+            let Some(session) = self.sessions.get(id).filter(|session| session.is_open()) else {
+                continue;
+            };
+            let (shared, service) = (&mut self.shared, usize::from(session.service));
+            let prepared = guard(|| -> Result<_, SendError> {
+                if !filter(&session.describe(shared.now)) {
+                    return Ok(None);
+                }
+                if frames[service].is_none() {
+                    let framing = &*shared.framings[service];
+                    frames[service] = encode_alone(&shared.pool, framing, packet)?;
+                }
+                Ok(frames[service].clone())
+            });
+            match prepared {
+                Some(Ok(Some(frame))) => {
+                    session.settle(shared);
+                    session.deliver(shared, Part::alone(frame));
+                    self.after_call(id);
+                }
+                Some(Ok(None)) => {}
+                Some(Err(error)) => tracing::debug!(session = %id, %error, "cannot broadcast"),
+                None => {
+                    tracing::error!("a filter or a framing panicked");
+                    break;
+                }
+            }
+        }
+        guard(|| drop(filter));
     }
 
     /// Puts all that was published into the queues of those whom it is for.

@@ -274,6 +274,43 @@ impl Handler for Opened {
     }
 }
 
+/// A broadcast is for whom the filter says, of every framing, behind what was sent before; a filter
+/// that panics costs nobody else anything.
+#[test]
+fn a_broadcast_reaches_whom_the_filter_wants() {
+    for_seeds(0..20, |seed| {
+        let opened = Opened::default();
+        let (told, too) = (opened.clone(), opened.clone());
+        let server = Server::builder().workers(1 + (seed % 3) as usize);
+        let server = server.listen(ADDRESS, FRAMING, move || told.clone());
+        let server = server.listen(LINES, Lines, move || too.clone());
+        let mut sim = server.simulate(seed, Faults::none()).unwrap();
+        let counted = [sim.connect(ADDRESS, FRAMING), sim.connect(ADDRESS, FRAMING)];
+        let line = sim.connect(LINES, Lines);
+        sim.run();
+        let handle = sim.handle().clone();
+        let ids = opened.0.lock().unwrap().clone();
+        ids.iter().for_each(|id| handle.send(*id, b"before").unwrap());
+        handle.broadcast(0, b"all", |_| true).unwrap();
+        handle.broadcast(0, b"none", |_| panic!("a filter that panics")).unwrap();
+        let first = ids[0];
+        handle.broadcast(0, b"one", move |info| info.id == first).unwrap();
+        handle.broadcast(0, b"two\nlines", |_| true).unwrap();
+        sim.run();
+        assert_eq!(line.received()[..2], [&b"before"[..], b"all"]);
+        assert!(!line.received().contains(&b"two\nlines".to_vec()), "it cannot be said in lines");
+        let mut ones = line.received().len() - 2;
+        for client in &counted {
+            let received = client.received();
+            assert_eq!(received[..2], [&b"before"[..], b"all"]);
+            assert_eq!(received.last().unwrap(), b"two\nlines");
+            ones += received.len() - 3;
+        }
+        assert_eq!(ones, 1, "for one alone");
+        sim.finish();
+    });
+}
+
 /// What a thread does through a handle reaches a session in that order, on whichever worker it is.
 #[test]
 fn subscribe_publish_and_send_of_a_thread_come_in_that_order() {
