@@ -183,6 +183,33 @@ fn a_right_chat_is_right() {
 }
 
 #[test]
+fn the_chat_server_is_right() {
+    use wharf_chat::{Accounts, Chat, Open, Rate, Settings};
+    let settings = Settings {
+        rooms: 4,
+        room_seats: 60,
+        rate: Rate { per_second: 100_000, burst: 100_000 },
+        ..Settings::default()
+    };
+    let chat = Chat::new(settings, Accounts::new(Open));
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let builder = wharf::Server::builder().workers(2);
+    let server = chat.listen(builder, any, wharf::Limits::default()).unwrap().start().unwrap();
+    let addr = server.local_addrs()[0];
+    for (kind, options) in [
+        ("chat", "--connections 40 --rooms 4"),
+        ("chat", "--connections 12 --rooms 3 --stay 50ms --duration 1s"),
+        ("fanout", "--connections 50 --talkers 3 --first-room 2"),
+    ] {
+        let (status, result) = bench(kind, addr, options);
+        assert_eq!((status, &result["errors_total"]), (0, &0.into()), "{options}: {result:#}");
+        assert!(result["answers_verified"].as_u64() > Some(100), "{options}: {result:#}");
+    }
+    server.drain(std::time::Duration::from_secs(1));
+    assert!(server.join().unwrap().leftover.is_nothing());
+}
+
+#[test]
 fn users_come_and_go() {
     let options = "--connections 8 --rooms 2 --stay 40ms --duration 1s";
     let (status, result) = bench("chat", chat_server(Fault::None), options);
