@@ -14,9 +14,18 @@ pub(crate) struct Serving {
     pub(crate) engine_detail: String,
     /// The echo listeners in the order of the settings, with the ports that they really have.
     pub(crate) echo: Vec<EchoListener>,
+    pub(crate) chat: Option<ServingChat>,
     pub(crate) workers: usize,
     /// The most sessions at a time: the setting, or what descriptors allow.
     pub(crate) max_sessions: usize,
+}
+
+/// A chat that is served.
+pub(crate) struct ServingChat {
+    /// With the port that it really has.
+    pub(crate) address: SocketAddr,
+    /// Whether anybody could log in; also where that is not known.
+    pub(crate) has_users: bool,
 }
 
 /// The one line on standard output: `ready` and `key=value` pairs separated by single spaces.
@@ -24,7 +33,9 @@ pub(crate) fn ready_line(serving: &Serving, process_id: u32) -> String {
     let echo: Vec<String> =
         serving.echo.iter().map(|listener| listener.address.to_string()).collect();
     let (engine, echo, workers) = (&serving.engine, echo.join(","), serving.workers);
-    format!("ready engine={engine} echo={echo} workers={workers} pid={process_id}")
+    let chat =
+        serving.chat.as_ref().map_or_else(String::new, |chat| format!(" chat={}", chat.address));
+    format!("ready engine={engine} echo={echo}{chat} workers={workers} pid={process_id}")
 }
 
 /// What a person sees when the server starts. `descriptors` is how many sockets and files this
@@ -37,8 +48,9 @@ pub(crate) fn banner(serving: &Serving, settings: &Settings, descriptors: Option
         env!("CARGO_PKG_VERSION"),
         serving.engine_detail
     );
-    let address_width =
-        serving.echo.iter().map(|listener| listener.address.to_string().len()).max().unwrap_or(0);
+    let addresses = serving.echo.iter().map(|listener| listener.address);
+    let addresses = addresses.chain(serving.chat.as_ref().map(|chat| chat.address));
+    let address_width = addresses.map(|address| address.to_string().len()).max().unwrap_or(0);
     for listener in &serving.echo {
         let address = listener.address.to_string();
         let _ = writeln!(
@@ -46,6 +58,15 @@ pub(crate) fn banner(serving: &Serving, settings: &Settings, descriptors: Option
             "  echo  {address:address_width$}   {:<15}   try: {}",
             described(listener.framing),
             hint(listener)
+        );
+    }
+    if let Some(chat) = &serving.chat {
+        let _ = writeln!(
+            text,
+            "  chat  {:address_width$}   {:<15}   {}",
+            chat.address.to_string(),
+            format!("{} rooms x {}", grouped(settings.chat.rooms.into()), settings.chat.room_seats),
+            chat_hint(chat)
         );
     }
     let limits = &settings.limits;
@@ -86,6 +107,14 @@ fn hint(listener: &EchoListener) -> String {
     }
 }
 
+fn chat_hint(chat: &ServingChat) -> String {
+    if chat.has_users {
+        format!("try: wharf chat --addr {} --user NAME", reachable(chat.address))
+    } else {
+        "no users yet: wharf user add NAME   (or start with --demo)".to_owned()
+    }
+}
+
 /// Where this machine itself reaches a listener: one cannot connect to `0.0.0.0` everywhere.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
@@ -105,9 +134,28 @@ mod tests {
             engine: "uring".to_owned(),
             engine_detail: "io_uring (kernel 6.18, probe ok; fallback: poll)".to_owned(),
             echo: echo.iter().map(|listener| listener.parse().unwrap()).collect(),
+            chat: None,
             workers,
             max_sessions: 50_000,
         }
+    }
+
+    #[test]
+    fn the_chat_has_its_address_and_says_how_to_get_in() {
+        let address = "127.0.0.1:11021".parse().unwrap();
+        let mut serving = serving(&["127.0.0.1:9000"], 2);
+        serving.chat = Some(ServingChat { address, has_users: false });
+        let line = ready_line(&serving, 4242);
+        let expected =
+            "ready engine=uring echo=127.0.0.1:9000 chat=127.0.0.1:11021 workers=2 pid=4242";
+        assert_eq!(line, expected);
+        let text = banner(&serving, &Settings::default(), None);
+        let expected = "  chat  127.0.0.1:11021   10 rooms x 4      no users yet: wharf user add NAME   \
+                        (or start with --demo)\n";
+        assert!(text.contains(expected), "{text}");
+        serving.chat = Some(ServingChat { address, has_users: true });
+        let text = banner(&serving, &Settings::default(), None);
+        assert!(text.contains("try: wharf chat --addr 127.0.0.1:11021 --user NAME"), "{text}");
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand, value_parser};
 use clap_complete::Shell;
+use wharf_chat::Location;
 
 use crate::settings::{self, Loaded, Problems, Sources};
-use crate::{attack, bench, doctor};
+use crate::{attack, bench, chat, doctor, user};
 
 /// What the program was asked to do.
 pub(crate) enum Invocation {
@@ -14,6 +15,8 @@ pub(crate) enum Invocation {
     PrintConfig(Loaded),
     Bench(bench::Bench),
     Attack(attack::Options),
+    Chat(chat::Options),
+    User(user::Options, Location),
     Doctor(doctor::Options, Result<Loaded, Problems>),
     Completions(Shell),
     Man,
@@ -31,6 +34,11 @@ pub(crate) fn parse() -> Invocation {
         Some(("bench", matches)) => Invocation::Bench(typed(matches)),
         Some(("attack", matches)) => Invocation::Attack(typed(matches)),
         Some(("dummy", matches)) => Invocation::Bench(bench::Bench::Echo(typed(matches))),
+        Some(("chat", matches)) => Invocation::Chat(typed(matches)),
+        Some(("user", matches)) => match load(matches) {
+            Ok(loaded) => Invocation::User(typed(matches), loaded.settings.server.store.0),
+            Err(problems) => Invocation::Misconfigured(problems),
+        },
         Some(("doctor", matches)) => Invocation::Doctor(typed(matches), load(matches)),
         Some(("completions", matches)) => match matches.get_one("shell") {
             Some(shell) => Invocation::Completions(*shell),
@@ -75,6 +83,15 @@ pub(crate) fn command() -> Command {
                 ),
         )
         .subcommand(
+            chat::Options::augment_args(Command::new("chat"))
+                .about("Chat: a client for people and, with --json, for scripts"),
+        )
+        .subcommand(
+            user::Options::augment_args(Command::new("user"))
+                .about("Manage the chat's users")
+                .arg(config_argument()),
+        )
+        .subcommand(
             doctor::Options::augment_args(Command::new("doctor"))
                 .about("Tell what this machine allows and what to do about the rest")
                 .arg(config_argument()),
@@ -94,7 +111,8 @@ const PRINT_DOCS: &str = "print-configuration-docs";
 const LONG_ABOUT: &str = "\
 A session server on a completion port (io_uring, IOCP, epoll/kqueue).
 
-`wharf` alone serves echo on 127.0.0.1:9000 (study framing) and 127.0.0.1:9001 (lines). Every flag
+`wharf` alone serves echo on 127.0.0.1:9000 (study framing) and 127.0.0.1:9001 (lines), and a chat
+on 127.0.0.1:11021. Every flag
 is also a key of the file (--config FILE, or wharf.toml in the working directory) and a variable
 of the environment: --limits-frame-bytes-max, limits.frame_bytes_max and
 WHARF_LIMITS_FRAME_BYTES_MAX are one setting. Flags win over the environment, the environment over
@@ -106,6 +124,8 @@ Examples:
   wharf --echo lines@0.0.0.0:7000 --workers 2    one listener, two workers
   wharf serve --print-config                     every setting and where it came from
   wharf bench echo --addr 127.0.0.1:9000         load it and verify every byte
+  wharf serve --demo                             a chat with users for a try
+  wharf chat --user user0                        take part in it (password pw)
   wharf doctor                                   what this machine allows
 
 Exit status: 0 fine, 1 failed, 2 wrong usage";

@@ -10,7 +10,9 @@
 mod announce;
 mod attack;
 mod bench;
+mod chat;
 mod cli;
+mod content;
 mod descriptors;
 mod doctor;
 #[doc(hidden)]
@@ -21,6 +23,7 @@ mod logging;
 mod network;
 mod serve;
 mod settings;
+mod user;
 
 use std::process::ExitCode;
 
@@ -33,6 +36,8 @@ pub fn main() -> ExitCode {
         Invocation::PrintConfig(loaded) => generate::print(&settings::effective(&loaded)),
         Invocation::Bench(bench) => bench::run(&bench),
         Invocation::Attack(options) => attack::run(&options),
+        Invocation::Chat(options) => chat::run(&options),
+        Invocation::User(options, store) => user::run(&options, &store),
         Invocation::Doctor(options, loaded) => doctor::run(&options, &loaded),
         Invocation::Completions(shell) => generate::completions(shell),
         Invocation::Man => generate::man(),

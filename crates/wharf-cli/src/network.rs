@@ -10,9 +10,9 @@ use wharf::framing::AnyFraming;
 use wharf::port::{self, EngineInfo, Keepalive, ListenOptions, SocketOptions};
 use wharf::{CloseReason, Context, Frame, Handler, Limits, Server, drain_on_signal};
 
-use crate::announce::Serving;
-use crate::descriptors;
+use crate::announce::{Serving, ServingChat};
 use crate::settings::{EchoListener, Engine, Framing, OverRate, Settings};
+use crate::{content, descriptors};
 
 /// A server that has started.
 pub(crate) struct Running {
@@ -44,6 +44,10 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
             AnyFraming::Raw(framing) => builder.listen(listener.address, framing, echo),
         };
     }
+    let chat = content::chat(settings, max_sessions)?;
+    if let Some((address, chat)) = &chat {
+        builder = content::listen(builder, settings, chat, *address, limits(settings)?)?;
+    }
     let handle = builder.start().map_err(|error| explain(error, settings))?;
     drain_on_signal(&handle, settings.server.drain_timeout)?;
     let listeners = settings.server.echo.iter().zip(handle.local_addrs());
@@ -54,6 +58,10 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
         engine: engine.engine.to_string(),
         engine_detail: engine_detail(engine),
         echo,
+        chat: chat.as_ref().and_then(|(_, chat)| {
+            let address = *handle.local_addrs().get(settings.server.echo.len())?;
+            Some(ServingChat { address, has_users: chat.accounts().is_empty() != Some(true) })
+        }),
         workers: handle.engines().len(),
         max_sessions,
     };
@@ -89,15 +97,16 @@ fn explain(error: wharf::Error, settings: &Settings) -> anyhow::Error {
     if !in_use {
         return error;
     }
-    let holder = |listener: &EchoListener| {
-        let port = listener.address.port();
+    let holder = |port: u16| {
         let process = listeners::get_process_by_port(port, listeners::Protocol::TCP).ok()?;
         Some(format!("port {port} belongs to {} (pid {})", process.name, process.pid))
     };
-    let holders: Vec<String> = settings.server.echo.iter().filter_map(holder).collect();
+    let echo = settings.server.echo.iter().map(|listener| listener.address.port());
+    let ports = echo.chain(settings.server.chat.0.map(|address| address.port()));
+    let holders: Vec<String> = ports.filter_map(holder).collect();
     let found =
         if holders.is_empty() { String::new() } else { format!("; {}", holders.join(", ")) };
-    anyhow::anyhow!("{error}{found}; --echo [FRAMING@]ADDR names other addresses")
+    anyhow::anyhow!("{error}{found}; --echo [FRAMING@]ADDR and --chat ADDR name other addresses")
 }
 
 /// Returns every frame, or, in the `study` format, those with the packet id of an echo.

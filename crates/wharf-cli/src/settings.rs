@@ -6,6 +6,7 @@
 //! each value came from, `file` reads TOML with line numbers, `flags` makes command-line
 //! arguments, `print` writes `--print-config` and `docs/configuration.md`.
 
+mod chat;
 mod choice;
 mod definition;
 mod file;
@@ -15,7 +16,9 @@ mod print;
 mod table;
 mod value;
 
-pub(crate) use choice::{Engine, Framing, LogFormat, LogLevel, OverRate, parse_choice};
+pub(crate) use choice::{
+    DuplicateLogin, Engine, Framing, LogFormat, LogLevel, OverRate, parse_choice,
+};
 pub(crate) use definition::{Definition, Section};
 pub(crate) use flags::{arguments, assignments};
 pub(crate) use load::{Loaded, Origin, Problems, Sources, load, load_text};

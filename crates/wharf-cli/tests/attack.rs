@@ -14,6 +14,8 @@ use serde_json::Value;
 fn wharf() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wharf"));
     command.current_dir(std::env::temp_dir());
+    // Its port is one for all servers that do not say otherwise.
+    command.env("WHARF_CHAT", "off");
     command
 }
 

@@ -20,6 +20,8 @@ fn wharf() -> Command {
             command.env_remove(name.as_ref());
         }
     }
+    // Its port is one for all servers that do not say otherwise.
+    command.env("WHARF_CHAT", "off");
     command
 }
 

@@ -15,6 +15,8 @@ fn wharf(directory: &TempDir) -> Command {
             command.env_remove(name);
         }
     }
+    // Its port is one for all servers that do not say otherwise.
+    command.env("WHARF_CHAT", "off");
     command
 }
 

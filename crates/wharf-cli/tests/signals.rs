@@ -20,7 +20,7 @@ struct Serving {
 impl Serving {
     fn start(errors: Stdio) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
-        command.args(["serve", "--workers", "1", "--echo", "lines@127.0.0.1:0"]);
+        command.args(["serve", "--workers", "1", "--chat", "off", "--echo", "lines@127.0.0.1:0"]);
         command.args(["--drain-timeout", "1h", "--limits-linger-timeout", "1h"]);
         command.args(["--log-level", "debug"]);
         let mut process = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();

@@ -50,6 +50,15 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// What becomes of a login under a name that is online.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DuplicateLogin {
+    /// It is refused with 31
+    Refuse,
+    /// It takes the name over, and the other session is closed
+    Kick,
+}
+
 /// How a byte stream is cut into frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Framing {
@@ -106,7 +115,7 @@ macro_rules! choice {
     )+};
 }
 
-choice!(Engine, LogLevel, LogFormat, OverRate, Framing);
+choice!(DuplicateLogin, Engine, LogLevel, LogFormat, OverRate, Framing);
 
 /// Reads one of the words of `T`.
 pub(crate) fn parse_choice<T: ValueEnum>(text: &str) -> Result<T, String> {

@@ -20,6 +20,8 @@ pub(crate) struct Definition {
     pub(crate) help_lines: &'static [&'static str],
     pub(crate) reason: &'static str,
     pub(crate) is_list: bool,
+    /// What the flag alone means, without a value behind it.
+    pub(crate) bare: Option<&'static str>,
     pub(crate) ranges: &'static [RangeInclusive<u64>],
     pub(crate) choices: fn() -> Vec<PossibleValue>,
     pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
@@ -54,6 +56,14 @@ impl Definition {
     }
 }
 
+/// The first of at most one.
+pub(crate) const fn first(texts: &[&'static str]) -> Option<&'static str> {
+    match texts {
+        [text, ..] => Some(text),
+        [] => None,
+    }
+}
+
 /// A group of settings that share the first part of their key.
 pub(crate) struct Section {
     pub(crate) name: &'static str,
@@ -80,6 +90,7 @@ macro_rules! settings {
             $name:ident: $kind:ty {
                 default: $default:literal,
                 unit: $unit:literal,
+                $(bare: $bare:literal,)?
                 $(range: $range:expr,)?
                 reason: $reason:literal,
             }
@@ -119,6 +130,7 @@ macro_rules! settings {
                 default: $default,
                 help_lines: &[$($help),+],
                 reason: $reason,
+                bare: $crate::settings::definition::first(&[$($bare)?]),
                 is_list: <$kind as $crate::settings::value::Value>::IS_LIST,
                 ranges: &[$($range)?],
                 choices: <$kind as $crate::settings::value::Value>::choices,

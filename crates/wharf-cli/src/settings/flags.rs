@@ -43,6 +43,10 @@ fn argument(definition: &'static Definition) -> Arg {
         .long_help(format!("{help} {}\n\n{facts}", definition.reason))
         .help(format!("{help} {facts}"))
         .action(action);
+    let argument = match definition.bare {
+        Some(bare) => argument.num_args(0..=1).default_missing_value(bare),
+        None => argument,
+    };
     if choices.is_empty() {
         argument.value_parser(move |text: &str| definition.check(text).map(|()| text.to_owned()))
     } else {
@@ -57,6 +61,11 @@ fn value_name(definition: &Definition) -> String {
     } else if choices.is_empty() {
         let is_size = definition.unit == "bytes";
         let is_duration = definition.unit == "s";
+        match definition.key {
+            "server.chat" => return "ADDR|off".to_owned(),
+            "server.store" => return "KIND:PLACE".to_owned(),
+            _ => {}
+        }
         let name = if is_size {
             "SIZE"
         } else if is_duration {

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::choice::{Engine, LogFormat, LogLevel, OverRate};
+use super::chat::{ChatAddress, StoreLocation};
+use super::choice::{DuplicateLogin, Engine, LogFormat, LogLevel, OverRate};
 use super::definition::settings;
 use super::value::{Bytes, EchoListener, Workers};
 
@@ -19,6 +20,38 @@ settings! {
             default: "study@127.0.0.1:9000,lines@127.0.0.1:9001",
             unit: "",
             reason: "Only this machine can connect until another address is named. Lines can be tried with nothing but nc.",
+        }
+        /// Serve the chat at this address; off for none. Port 0 takes a free port.
+        chat: ChatAddress {
+            default: "127.0.0.1:11021",
+            unit: "",
+            reason: "The port of the tutorial that the protocol is from. Only this machine can connect until another address is named, because passwords cross the network as they are.",
+        }
+        /// Where the chat's users are: embedded:PATH (a file of its own), redis:URL (hashes under
+        /// wharf:user:NAME), redis-tutorial:URL (plain passwords under the bare name), or open (any
+        /// name and password; loopback only).
+        store: StoreLocation {
+            default: "embedded:wharf-users.redb",
+            unit: "",
+            reason: "Needs nothing else to run. The file is made by the first `wharf user add`, and holds argon2id hashes.",
+        }
+        /// Serve the chat with so many users for a try: user0, user1 ... with the password pw, and
+        /// jacking75 with the password jacking75. They are in memory alone, in place of the store.
+        /// Loopback only; 0 for none.
+        demo: u32 {
+            default: "0",
+            unit: "users",
+            bare: "40",
+            range: 0..=100_000,
+            reason: "Passwords that everybody knows are nobody's default.",
+        }
+        /// Let the chat's users log in from other machines, though whoever is on the way can read
+        /// their passwords.
+        allow_plaintext_login: bool {
+            default: "false",
+            unit: "",
+            bare: "true",
+            reason: "The protocol has no encryption: it is for one machine, a network of one's own, or a tunnel.",
         }
         /// Worker threads, each with a completion port of its own: a number, or auto for one per
         /// core.
@@ -269,6 +302,94 @@ settings! {
             unit: "bytes",
             range: 0..=1_073_741_824,
             reason: "What a well-behaved peer has under way when it learns of the close; of more, nothing is read, and the connection is reset after linger_timeout.",
+        }
+    }
+
+    /// Rooms and users of the chat.
+    chat: Chat {
+        /// How many rooms there are, from number 0.
+        rooms: u32 {
+            default: "10",
+            unit: "rooms",
+            range: 1..=100_000,
+            reason: "As in the tutorial that the protocol is from.",
+        }
+        /// How many users a room takes; the next one is answered 54.
+        room_seats: u32 {
+            default: "4",
+            unit: "users",
+            range: 1..=100_000,
+            reason: "As in the tutorial that the protocol is from.",
+        }
+        /// Tell those in a room who comes and goes (208, 217), and whoever comes who is there (209).
+        room_notifications: bool {
+            default: "true",
+            unit: "",
+            reason: "The tutorial's client shows them, though its server never sends them.",
+        }
+        /// In rooms with more seats nobody is told who comes and goes.
+        notify_seats_max: u32 {
+            default: "64",
+            unit: "users",
+            range: 0..=100_000,
+            reason: "Each one who comes is told of all others, and they of him: in a full room of 1,000 that would be a million packets.",
+        }
+        /// How long a new connection has until its first packet. 0 for no limit.
+        first_frame_timeout: Duration {
+            default: "60s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "A person may be typing a password.",
+        }
+        /// How long a connection has until it is logged in, with any number of tries; then it is
+        /// closed. 0 for no limit.
+        login_timeout: Duration {
+            default: "120s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "Enough for a few tries; whoever has not logged in holds a place for nobody.",
+        }
+        /// Packets that a session may send each second; those beyond are answered 63, and the session
+        /// is closed if it goes on.
+        messages_per_second: u32 {
+            default: "150",
+            unit: "packets per second",
+            range: 1..=1_000_000,
+            reason: "Far above what a person types, and below what would hold up a room.",
+        }
+        /// Packets that a session may send at one time, and of which as many are refused before it is
+        /// closed.
+        messages_burst: u32 {
+            default: "300",
+            unit: "packets",
+            range: 1..=1_000_000,
+            reason: "Two seconds of the rate: a stall of the network is no attack.",
+        }
+        /// What becomes of a login under a name that is online.
+        duplicate_login: DuplicateLogin {
+            default: "refuse",
+            unit: "",
+            reason: "As in the tutorial that the protocol is from: whoever is there stays.",
+        }
+    }
+
+    /// Logins of the chat.
+    auth: Auth {
+        /// Failed logins from one address in a minute, after which its logins are answered 63 without
+        /// a look at the password. 0 for no limit; loopback is exempt.
+        address_failures_per_minute: u32 {
+            default: "20",
+            unit: "logins per minute",
+            range: 0..=100_000,
+            reason: "A household's typing errors, and no guessing.",
+        }
+        /// Logins that may wait to be checked; those beyond are answered 63. As many are checked at
+        /// one time as half the cores, or one.
+        queue_max: u32 {
+            default: "256",
+            unit: "logins",
+            range: 1..=100_000,
+            reason: "A check takes tens of milliseconds and 19 MiB on purpose: so many wait for seconds, and more would have given up before.",
         }
     }
 

@@ -1,0 +1,144 @@
+//! `wharf user`: who may log in to the chat.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use wharf_chat::{Accounts, Location, StoreError};
+
+/// Manage the chat's users
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Where users are: embedded:PATH, redis:URL or redis-tutorial:URL [default: the setting
+    /// `server.store`]
+    #[arg(long, global = true, value_name = "KIND:PLACE", value_parser = |text: &str| text.parse::<Location>())]
+    pub(crate) store: Option<Location>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Add a user; the password is asked for
+    Add {
+        /// Up to 32 bytes of UTF-8
+        name: String,
+        /// Read the password from the first line of standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Give a user another password
+    SetPassword {
+        /// The user
+        name: String,
+        /// Read the password from the first line of standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Remove a user; a session that is logged in stays
+    Remove {
+        /// The user
+        name: String,
+    },
+    /// List the users, one name a line
+    List,
+    /// Add many users from a CSV file of names and passwords; each is printed once it is stored
+    Import {
+        /// Lines of `name,password`, without a heading
+        file: PathBuf,
+    },
+}
+
+/// Does it; `store` is where users are unless the options say otherwise.
+///
+/// # Errors
+/// The store fails, or has no such user, or has one already.
+pub(crate) fn run(options: &Options, store: &Location) -> Result<ExitCode> {
+    let location = options.store.as_ref().unwrap_or(store);
+    let accounts = location.accounts()?;
+    let done = match &options.command {
+        Command::Add { name, password_stdin } => {
+            wharf_chat::check_name(name).map_err(anyhow::Error::msg)?;
+            let password = password(*password_stdin)?;
+            accounts.add(name, &password).map(|()| say(&format!("added {name}")))
+        }
+        Command::SetPassword { name, password_stdin } => {
+            let password = password(*password_stdin)?;
+            let set = accounts.set_password(name, &password);
+            set.map(|()| say(&format!("{name} has another password")))
+        }
+        Command::Remove { name } => accounts.remove(name).map(|()| say(&format!("removed {name}"))),
+        Command::List => accounts.names().map(|names| names.iter().for_each(|name| say(name))),
+        Command::Import { file } => return import(&accounts, file),
+    };
+    done.map_err(|error| explain(error, location))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(error: StoreError, location: &Location) -> anyhow::Error {
+    match error {
+        StoreError::Held(_) => anyhow::anyhow!(
+            "{error}, a running server probably: stop it for as long as this takes, or keep users \
+             in a Redis (--store redis:URL), which many may use at a time"
+        ),
+        error => anyhow::anyhow!("{error} (in {})", kind(location)),
+    }
+}
+
+/// Without the address of a Redis server, in which there may be its password.
+fn kind(location: &Location) -> String {
+    match location {
+        Location::Embedded(path) => format!("embedded:{}", path.display()),
+        Location::Redis(_) => "redis".to_owned(),
+        Location::RedisTutorial(_) => "redis-tutorial".to_owned(),
+        Location::Open => "open".to_owned(),
+    }
+}
+
+/// One line, at once: whoever reads along knows that it is done.
+fn say(line: &str) {
+    let mut output = io::stdout().lock();
+    let _ = writeln!(output, "{line}").and_then(|()| output.flush());
+}
+
+fn password(from_stdin: bool) -> Result<String> {
+    if from_stdin || !io::stdin().is_terminal() {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).context("reading the password")?;
+        return Ok(line.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    let password = rpassword::prompt_password("Password: ").context("reading the password")?;
+    let again = rpassword::prompt_password("Again: ").context("reading the password")?;
+    ensure!(password == again, "the two are not the same");
+    Ok(password)
+}
+
+/// Adds every user of the file that is not there yet; tells of each that cannot be.
+fn import(accounts: &Accounts, path: &Path) -> Result<ExitCode> {
+    let what = || format!("reading {}", path.display());
+    let file = File::open(path).with_context(what)?;
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(file);
+    let users = reader.deserialize().collect::<Result<Vec<(String, String)>, _>>();
+    let users = users.with_context(what)?;
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} users  {eta} left");
+    let bar = ProgressBar::new(users.len() as u64).with_style(style?);
+    let mut failed = 0;
+    for (name, password) in &users {
+        match accounts.add(name, password) {
+            Ok(()) => bar.suspend(|| say(&format!("added {name}"))),
+            Err(StoreError::Refused(what)) => {
+                failed += 1;
+                bar.suspend(|| eprintln!("error: {name}: {what}"));
+            }
+            Err(error) => bail!("{name}: {error}"),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    eprintln!("{} added, {failed} not", users.len() - failed);
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

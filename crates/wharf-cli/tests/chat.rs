@@ -1,0 +1,247 @@
+//! The chat as a program: `wharf serve --chat`, `wharf user`, `wharf chat`.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn wharf(directory: &Path) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wharf"));
+    command.current_dir(directory);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("WHARF_") && name != "WHARF_ENGINE" {
+            command.env_remove(name.as_ref());
+        }
+    }
+    command
+}
+
+/// `wharf serve` with a chat, ended with the value.
+struct Server {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(directory: &Path, options: &[&str]) -> Self {
+        let mut command = wharf(directory);
+        command.args(["serve", "--echo", "127.0.0.1:0", "--chat", "127.0.0.1:0"]).args(options);
+        let mut process =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split(' ').find_map(|word| word.strip_prefix("chat="));
+        let address = address.unwrap_or_else(|| panic!("no chat= in {line:?}")).parse().unwrap();
+        Self { process, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// `wharf chat` in a pipe.
+struct Client {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Client {
+    fn start(directory: &Path, server: &Server, user: &str, password: &str) -> Self {
+        let mut process = wharf(directory)
+            .args(["chat", "--json", "--addr", &server.address.to_string(), "--user", user])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let input = process.stdin.take().unwrap();
+        let mut client = Self { process, input, output };
+        client.say(password);
+        client
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn hears(&mut self, id: u64) -> Value {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}"));
+        assert_eq!(value["id"], id, "{value}");
+        value
+    }
+
+    fn finish(self) -> Output {
+        drop(self.input);
+        drop(self.output);
+        self.process.wait_with_output().unwrap()
+    }
+}
+
+fn user(directory: &Path, arguments: &[&str], password: &str) -> (i32, String, String) {
+    let mut process = wharf(directory)
+        .arg("user")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    writeln!(process.stdin.take().unwrap(), "{password}").unwrap();
+    let output = process.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn two_piped_clients_talk_in_korean_and_emoji() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["--demo"]);
+    let mut one = Client::start(directory.path(), &server, "user0", "pw");
+    let mut other = Client::start(directory.path(), &server, "jacking75", "jacking75");
+    for client in [&mut one, &mut other] {
+        assert_eq!(client.hears(202)["result"], 0);
+    }
+    one.say("/enter 3");
+    assert_eq!(one.hears(207)["result"], 0);
+    one.hears(209);
+    other.say("/enter 3");
+    assert_eq!(other.hears(207)["result"], 0);
+    assert_eq!(other.hears(209)["users"].as_array().unwrap().len(), 2);
+    assert_eq!(one.hears(208)["user"], "jacking75");
+    for text in ["안녕하세요", "👋🏽 👨‍👩‍👧‍👦 🇰🇷", "각 NFD: \u{1112}\u{1161}\u{11ab}", "plain"]
+    {
+        one.say(text);
+        assert_eq!(one.hears(222)["result"], 0);
+        for client in [&mut one, &mut other] {
+            let said = client.hears(223);
+            assert_eq!((said["user"].as_str(), said["text"].as_str()), (Some("user0"), Some(text)));
+        }
+    }
+    other.say("/leave");
+    other.hears(216);
+    one.hears(217);
+    for client in [one, other] {
+        let output = client.finish();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// What is still to be answered when the input ends is answered.
+#[test]
+fn a_script_is_done_when_everything_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["--demo", "2"]);
+    let mut script = Client::start(directory.path(), &server, "user1", "pw");
+    script.say("/enter 0");
+    for number in 0..100 {
+        script.say(&number.to_string());
+    }
+    drop(script.input);
+    let lines: Vec<Value> =
+        script.output.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let said = lines.iter().filter(|line| line["id"] == 223).map(|line| line["text"].as_str());
+    assert!(
+        said.eq((0..100)
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+            .iter()
+            .map(|text| Some(&**text)))
+    );
+    assert!(script.process.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn a_wrong_password_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["--demo", "1"]);
+    let output = Client::start(directory.path(), &server, "user0", "no").finish();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("not logged in as user0: unknown id or wrong password (33)"), "{error}");
+}
+
+#[test]
+fn users_are_added_listed_changed_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let server = Server::start(path, &[]);
+    // The server is there before its first user, who can log in at once.
+    let added = user(path, &["add", "김철수", "--password-stdin"], "비밀");
+    assert_eq!(added, (0, "added 김철수\n".to_owned(), String::new()));
+    let mut client = Client::start(path, &server, "김철수", "비밀");
+    assert_eq!(client.hears(202)["result"], 0);
+    assert!(client.finish().status.success());
+    drop(server);
+    assert_eq!(user(path, &["add", "a"], "1").0, 0);
+    let (status, _, error) = user(path, &["add", "a"], "1");
+    assert!(status == 1 && error.contains("there is a user \"a\" already"), "{error}");
+    assert_eq!(user(path, &["list"], "").1, "a\n김철수\n");
+    assert_eq!(user(path, &["set-password", "a"], "2").0, 0);
+    assert_eq!(user(path, &["remove", "a"], "").0, 0);
+    let (status, _, error) = user(path, &["remove", "a"], "");
+    assert!(status == 1 && error.contains("there is no user \"a\""), "{error}");
+    let (status, _, error) = user(path, &["add", "x", "--store", "open"], "1");
+    assert!(status == 1 && error.contains("knows no users"), "{error}");
+    let (status, _, error) = user(path, &["add", &"n".repeat(40)], "1");
+    assert!(status == 1 && error.contains("at most 32 bytes"), "{error}");
+}
+
+/// What `wharf user import` has reported is there, whenever it is killed.
+#[test]
+fn a_user_that_was_reported_survives_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let users: Vec<String> = (0..5_000).map(|user| format!("user{user},pw{user}")).collect();
+    std::fs::write(path.join("users.csv"), users.join("\n")).unwrap();
+    let mut reported = Vec::new();
+    for round in 1..=4 {
+        let mut import = wharf(path)
+            .args(["user", "import", "users.csv"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(import.stdout.take().unwrap()).lines();
+        for line in lines.map_while(Result::ok).take(5 * round) {
+            reported.push(line.strip_prefix("added ").unwrap().to_owned());
+        }
+        import.kill().unwrap();
+        import.wait().unwrap();
+        let names = user(path, &["list"], "").1;
+        for name in &reported {
+            assert!(names.lines().any(|there| there == name), "{name} is lost");
+        }
+    }
+    assert_eq!(reported.len(), 50, "each round goes on where the one before was killed");
+}
+
+#[test]
+fn passwords_cross_no_network_unless_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    for (options, expected) in [
+        (&["--chat", "0.0.0.0:0"][..], "--allow-plaintext-login"),
+        (&["--chat", "0.0.0.0:0", "--demo"], "for loopback addresses"),
+        (&["--chat", "0.0.0.0:0", "--store", "open", "--allow-plaintext-login"], "lets anybody in"),
+        (&["--chat", "127.0.0.1:0", "--store", "sqlite:x"], "embedded:PATH"),
+        (&["--chat", "here"], "`off`"),
+    ] {
+        let output = wharf(directory.path())
+            .args(["serve", "--echo", "127.0.0.1:0"])
+            .args(options)
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains(expected), "{options:?}: {error}");
+    }
+}
