@@ -176,6 +176,10 @@ fn limits(settings: &Settings) -> Result<Limits> {
     let limits = &settings.limits;
     let unless_zero = |timeout: Duration| (!timeout.is_zero()).then_some(timeout);
     Ok(Limits {
+        sessions_per_address: (limits.sessions_per_address > 0)
+            .then_some(limits.sessions_per_address),
+        accepts_per_second_per_address: (limits.accepts_per_second_per_address > 0)
+            .then_some(limits.accepts_per_second_per_address),
         frame_bytes_max: usize::try_from(limits.frame_bytes_max.0)?,
         first_frame_timeout: unless_zero(limits.first_frame_timeout),
         frame_timeout: unless_zero(limits.frame_timeout),

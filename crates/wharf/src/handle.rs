@@ -15,6 +15,7 @@ use std::{
 use wharf_port::{EngineInfo, Post, PostError, Time, UnboundSocket};
 
 use crate::{
+    addresses::Addresses,
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
     logic::{Event, Pool, Posted, Way, guard},
@@ -38,6 +39,7 @@ pub(crate) struct Links {
     pub(crate) local_addrs: Vec<SocketAddr>,
     pub(crate) connectors: Vec<String>,
     pub(crate) max_sessions: usize,
+    pub(crate) addresses: Addresses,
     pub(crate) pool: Arc<Pool>,
     /// For frames that wait to be sent.
     pub(crate) memory: MemoryCap,
@@ -103,6 +105,7 @@ pub(crate) enum Command {
     Adopt {
         service: u16,
         socket: UnboundSocket,
+        peer: SocketAddr,
     },
     Connect {
         connector: u16,

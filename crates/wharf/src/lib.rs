@@ -40,6 +40,7 @@
 //! | `testing.rs` | your own server in the simulator, replayed by a seed |
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod connector;
 mod error;
 pub mod framing;

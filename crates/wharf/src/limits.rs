@@ -13,6 +13,16 @@ use crate::error::Error;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Sessions that one address may have at a time on a listener (64); further connections are closed
+    /// as they are accepted. One machine cannot take all places, and a household or an office behind
+    /// one address finds room. An IPv6 address counts by its /64 network, and loopback does not count.
+    /// `None`: any number.
+    pub sessions_per_address: Option<u32>,
+    /// Connections that one address may make per second on a listener, on average; it may save up one
+    /// second's worth (20). Further ones are closed as they are accepted. An accept is the dearest
+    /// thing that a stranger can make a server do. Counted as `sessions_per_address`. `None`: any
+    /// number.
+    pub accepts_per_second_per_address: Option<u32>,
     /// Longest body that a peer may send, in bytes (8 KiB). A frame that declares more, or goes on
     /// for longer, closes the session with [`Protocol`](crate::CloseReason::Protocol) before
     /// anything is allocated for it. Bounds the memory that one peer can claim.
@@ -112,6 +122,8 @@ pub enum OverRate {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            sessions_per_address: Some(64),
+            accepts_per_second_per_address: Some(20),
             frame_bytes_max: 8 * 1024,
             first_frame_timeout: Some(Duration::from_secs(10)),
             frame_timeout: Some(Duration::from_secs(15)),
@@ -156,6 +168,8 @@ impl Limits {
         for (name, rate) in [
             ("frames_per_second", self.frames_per_second.map(u64::from)),
             ("bytes_per_second", self.bytes_per_second),
+            ("sessions_per_address", self.sessions_per_address.map(u64::from)),
+            ("accepts_per_second_per_address", self.accepts_per_second_per_address.map(u64::from)),
         ] {
             if rate == Some(0) {
                 return refuse(&format!(
@@ -205,6 +219,11 @@ mod tests {
             ),
             (Limits { frames_per_second: Some(0), ..Limits::default() }, "frames_per_second"),
             (Limits { bytes_per_second: Some(0), ..Limits::default() }, "bytes_per_second"),
+            (Limits { sessions_per_address: Some(0), ..Limits::default() }, "sessions_per_address"),
+            (
+                Limits { accepts_per_second_per_address: Some(0), ..Limits::default() },
+                "accepts_per_second_per_address",
+            ),
             (
                 Limits { unauthenticated_timeout: zero, ..Limits::default() },
                 "unauthenticated_timeout",

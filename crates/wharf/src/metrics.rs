@@ -15,6 +15,10 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections closed at once because the server had as many sessions as it may.
     pub refused: u64,
+    /// Connections closed at once because their address had as many sessions as it may.
+    pub refused_sessions_per_address: u64,
+    /// Connections closed at once because their address made more in a second than it may.
+    pub refused_accepts_per_address: u64,
     /// Times that accepting failed; a connection that was reset while it waited counts here.
     pub accept_errors: u64,
     /// Connections made by connectors.
@@ -85,6 +89,8 @@ impl Stats {
         self.memory_aborts += other.memory_aborts;
         self.accepted += other.accepted;
         self.refused += other.refused;
+        self.refused_sessions_per_address += other.refused_sessions_per_address;
+        self.refused_accepts_per_address += other.refused_accepts_per_address;
         self.accept_errors += other.accept_errors;
         self.connected += other.connected;
         self.connect_failures += other.connect_failures;

@@ -19,6 +19,7 @@ use wharf_port::{
 };
 
 use crate::{
+    addresses::Addresses,
     connector::{Connector, ConnectorOptions},
     error::{Error, Result},
     framing::Framing,
@@ -319,7 +320,7 @@ impl Builder {
             }
         };
         let offload_threads = self.offload_threads;
-        let handle = self.into_handle(links, threads);
+        let handle = self.into_handle(links, threads, seed);
         for start in starts {
             // A worker waits for this; it cannot be gone.
             let _ = start.send(handle.clone());
@@ -354,7 +355,7 @@ impl Builder {
             links.push((port.engine().clone(), WorkerLink::new(post, index, self.max_sessions)));
             ports.push((port, inbox));
         }
-        let handle = self.into_handle(links, Vec::new());
+        let handle = self.into_handle(links, Vec::new(), seed);
         let make = |(plan, (port, inbox)): (Plan, _)| {
             let (worker, listening) = plan.make_worker(port, inbox, handle.clone());
             listening.map(|()| worker)
@@ -388,6 +389,7 @@ impl Builder {
         self,
         links: Vec<(EngineInfo, WorkerLink)>,
         threads: Vec<thread::JoinHandle<Report>>,
+        seed: u64,
     ) -> Handle {
         let running = AtomicUsize::new(links.len());
         let (engines, workers) = links.into_iter().unzip();
@@ -397,6 +399,7 @@ impl Builder {
             local_addrs: self.listens.iter().map(|listen| listen.address).collect(),
             connectors: self.connects.into_iter().map(|connect| connect.name).collect(),
             max_sessions: self.max_sessions,
+            addresses: Addresses::new(seed),
             pool: Pool::new(self.offload_threads + self.offload_queue),
             memory: MemoryCap::new(self.send_memory_max),
             running,

@@ -74,6 +74,8 @@ pub(crate) struct Session {
     pub(crate) stage: Stage,
     pub(crate) send_in_flight: bool,
     pub(crate) first_frame_seen: bool,
+    /// It counts among the sessions of its address.
+    pub(crate) is_accepted: bool,
     /// In the worker's list of sessions to flush.
     pub(crate) dirty: bool,
     /// What the handler, or the library during a call of it, asked for; done after the call.
@@ -175,6 +177,7 @@ impl Session {
             stage: Stage::Open,
             send_in_flight: false,
             first_frame_seen: false,
+            is_accepted: false,
             dirty: false,
             requested: None,
             discarded_bytes: 0,
@@ -401,7 +404,7 @@ mod tests {
         assert!(bytes <= SESSION_BYTES_MAX, "{bytes}");
     }
 
-    const SESSION_BYTES_MAX: usize = 296;
+    const SESSION_BYTES_MAX: usize = 304;
 
     /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
     /// to send keeps no block.
@@ -419,6 +422,7 @@ mod tests {
             local_addrs: Vec::new(),
             connectors: Vec::new(),
             max_sessions: 1,
+            addresses: crate::addresses::Addresses::new(0),
             pool: Pool::new(1),
             memory: MemoryCap::new(0),
             running: AtomicUsize::new(0),

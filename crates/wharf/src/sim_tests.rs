@@ -144,6 +144,7 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
         local_addrs: vec![SHARED.into(), HANDED.into()],
         connectors: vec!["ask".to_owned()],
         max_sessions: 100,
+        addresses: crate::addresses::Addresses::new(seed),
         pool: Pool::new(8),
         memory: MemoryCap::new(64 << 20),
         running: AtomicUsize::new(WORKERS),
@@ -212,7 +213,8 @@ impl Client {
         for body in &bodies {
             append(&FRAMING, Packet { id: 0, session: 0, body }, &mut unsent).unwrap();
         }
-        let peer = Some(net.connect(address.into()));
+        // Not from loopback, which does not count.
+        let peer = Some(net.connect_from(([10, 0, 2, 1], 0).into(), address.into()));
         Self { peer, manner, unsent, bodies, received: Vec::new() }
     }
 
@@ -299,6 +301,7 @@ impl Run {
         net.set_window(8 * 1024);
         let limits = Limits {
             first_frame_timeout: None,
+            accepts_per_second_per_address: None,
             send_queue_bytes_soft: 8 * 1024,
             send_queue_bytes_max: 256 * 1024,
             receive_credit_bytes: 4 * 1024,
@@ -404,6 +407,7 @@ impl Run {
         }
         self.workers.clear();
         assert_eq!(self.handle.count(), 0, "a place is still counted");
+        assert_eq!(self.handle.0.addresses.sessions(), 0, "an address still has a session");
         for client in &mut self.clients {
             client.step(&mut self.random);
             client.peer = None;

@@ -90,6 +90,11 @@ impl Builder {
     }
 }
 
+fn resolve(address: impl ToSocketAddrs + fmt::Debug) -> SocketAddr {
+    let resolved = address.to_socket_addrs().ok().and_then(|mut all| all.next());
+    resolved.unwrap_or_else(|| panic!("{address:?} is no address"))
+}
+
 /// A server, its clients, and the network between them, all on the calling thread.
 pub struct Simulation {
     net: SimNet,
@@ -111,10 +116,29 @@ impl Simulation {
         address: impl ToSocketAddrs + fmt::Debug,
         framing: F,
     ) -> Client<F> {
-        let resolved = address.to_socket_addrs().ok().and_then(|mut all| all.next());
-        let address: SocketAddr = resolved.unwrap_or_else(|| panic!("{address:?} is no address"));
+        let resolved = resolve(address);
+        let socket = self.net.connect(resolved);
+        self.client(socket, framing)
+    }
+
+    /// As [`connect`](Self::connect), from this address instead of the loopback one; a port number of
+    /// 0 becomes a free one.
+    ///
+    /// # Panics
+    /// One of the two is no address.
+    pub fn connect_from<F: Framing>(
+        &mut self,
+        from: impl ToSocketAddrs + fmt::Debug,
+        address: impl ToSocketAddrs + fmt::Debug,
+        framing: F,
+    ) -> Client<F> {
+        let socket = self.net.connect_from(resolve(from), resolve(address));
+        self.client(socket, framing)
+    }
+
+    fn client<F: Framing>(&mut self, socket: SimPeer, framing: F) -> Client<F> {
         let peer = Rc::new(RefCell::new(Peer {
-            socket: Some(self.net.connect(address)),
+            socket: Some(socket),
             unsent: Vec::new(),
             received: Vec::new(),
             then: Then::Stay,

@@ -172,6 +172,24 @@ settings! {
 
     /// What one connection may use. At each limit something stated happens.
     limits: Limits {
+        /// The most sessions that one address has at a time on a listener; further connections are
+        /// closed at once. An IPv6 address counts by its /64 network; loopback does not count. 0 is
+        /// any number.
+        sessions_per_address: u32 {
+            default: "64",
+            unit: "sessions",
+            range: 0..=16_777_216,
+            reason: "One machine cannot take all places; an office behind one address finds room.",
+        }
+        /// Connections that one address makes per second on a listener, on average; it may save up one
+        /// second's worth; further ones are closed at once. Counted as sessions_per_address. 0 is any
+        /// number.
+        accepts_per_second_per_address: u32 {
+            default: "20",
+            unit: "connections per second",
+            range: 0..=1_000_000,
+            reason: "An accept is the dearest thing that a stranger can make a server do.",
+        }
         /// The longest body of a frame; a longer one closes the session before anything is
         /// allocated for it.
         frame_bytes_max: Bytes {

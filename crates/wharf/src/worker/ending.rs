@@ -109,7 +109,11 @@ impl Worker {
         self.port.close(session.socket, how);
         // Only places of frames that were dropped are left.
         self.shared.places -= session.queue.places();
+        let accepted = session.is_accepted.then_some((session.service, session.peer));
         self.sessions.remove(id);
-        self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+        match accepted {
+            Some((service, peer)) => self.give_back_place(self.link(), service, peer),
+            None => _ = self.link().sessions.fetch_sub(1, Ordering::Relaxed),
+        }
     }
 }

@@ -11,8 +11,9 @@ use wharf_port::{AcceptEnd, Close, Op, Socket, UnboundSocket};
 
 use super::{Name, Worker};
 use crate::{
+    addresses::Refusal,
     connector::{Attempt, next_random},
-    handle::Command,
+    handle::{Command, WorkerLink},
     handler::SessionId,
     listener::{Listener, accept_pause},
     session::{Meter, Receiving, Session, Stage, TimerKey},
@@ -33,33 +34,61 @@ impl Worker {
         let Listener { service, hand_over, .. } = self.listeners[index];
         let here = &links.workers[self.index];
         let target = if hand_over { links.least_busy() } else { here };
+        let Some(peer) = self.peer_of(&socket) else { return };
         if self.draining || !links.take_place(target) {
             self.shared.stats.refused += 1;
             return; // dropping the socket closes it
         }
-        if std::ptr::eq(target, here) {
-            self.open(service, socket);
-        } else if target.post.post_now(Command::Adopt { service, socket }).is_err() {
+        let limits = &self.limits[usize::from(service)];
+        if let Err(refusal) = links.addresses.admit(service, peer, limits, self.shared.now) {
+            match refusal {
+                Refusal::TooMany => self.shared.stats.refused_sessions_per_address += 1,
+                Refusal::TooFast => self.shared.stats.refused_accepts_per_address += 1,
+            }
             target.sessions.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        if std::ptr::eq(target, here) {
+            self.open(service, socket, peer);
+        } else if target.post.post_now(Command::Adopt { service, socket, peer }).is_err() {
+            self.give_back_place(target, service, peer);
             self.shared.stats.refused += 1;
         }
     }
 
+    /// A connection that was reset while it waited has no peer any more.
+    fn peer_of(&mut self, socket: &UnboundSocket) -> Option<SocketAddr> {
+        let peer = socket.peer_addr();
+        if let Err(error) = &peer {
+            tracing::debug!(%error, "an accepted connection could not be used");
+            self.shared.stats.accept_errors += 1;
+        }
+        peer.ok()
+    }
+
+    /// An accepted connection that was counted on `worker` becomes no session, or is one no longer.
+    pub(super) fn give_back_place(&self, worker: &WorkerLink, service: u16, peer: SocketAddr) {
+        worker.sessions.fetch_sub(1, Ordering::Relaxed);
+        let limits = &self.limits[usize::from(service)];
+        self.shared.handle.0.addresses.release(service, peer, limits);
+    }
+
     /// Makes a session of an accepted connection. Its place has been counted already.
-    pub(super) fn open(&mut self, service: u16, socket: UnboundSocket) {
-        // A connection that was reset while it waited has no peer any more.
-        let bound = socket.peer_addr().and_then(|peer| Ok((peer, self.port.adopt(socket)?)));
-        let (peer, socket) = match bound {
-            Ok(bound) => bound,
+    pub(super) fn open(&mut self, service: u16, socket: UnboundSocket, peer: SocketAddr) {
+        let socket = match self.port.adopt(socket) {
+            Ok(socket) => socket,
             Err(error) => {
                 tracing::debug!(%error, "an accepted connection could not be used");
                 self.shared.stats.accept_errors += 1;
-                self.link().sessions.fetch_sub(1, Ordering::Relaxed);
-                return;
+                return self.give_back_place(self.link(), service, peer);
             }
         };
-        if let Some(id) = self.insert(service, socket, peer) {
-            self.opened(id);
+        match self.insert(service, socket, peer) {
+            Some(id) => {
+                self.sessions.get(id).expect("just inserted").is_accepted = true;
+                self.opened(id);
+            }
+            None => self.give_back_place(self.link(), service, peer),
         }
     }
 
@@ -81,7 +110,6 @@ impl Worker {
         if id.is_none() {
             self.shared.stats.refused += 1;
             self.port.close(socket, Close::Reset);
-            self.link().sessions.fetch_sub(1, Ordering::Relaxed);
         }
         id
     }
@@ -155,6 +183,7 @@ impl Worker {
             }
         };
         let Some(id) = self.insert(service, socket, attempt.address) else {
+            self.link().sessions.fetch_sub(1, Ordering::Relaxed);
             return self.connect_failed(attempt, &io::Error::other("no session slot is free"));
         };
         let session = self.sessions.get(id).expect("just inserted");

@@ -1,6 +1,6 @@
 //! What comes up beside completions: timers, and orders from other threads.
 
-use std::{io, sync::atomic::Ordering, time::Duration};
+use std::{io, net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use wharf_port::{Close, UnboundSocket};
 
@@ -132,7 +132,7 @@ impl Worker {
                 let Shared { now, handle, stats, .. } = &mut self.shared;
                 self.jobs.run(posted, *now, handle, stats);
             }
-            Command::Adopt { service, socket } => self.adopt(service, socket),
+            Command::Adopt { service, socket, peer } => self.adopt(service, socket, peer),
             Command::Connect { connector, address } if !self.draining => {
                 self.start_connect(Attempt { connector, address, failures: 0 });
             }
@@ -178,12 +178,12 @@ impl Worker {
     }
 
     /// Takes a connection that another worker has accepted.
-    pub(super) fn adopt(&mut self, service: u16, socket: UnboundSocket) {
+    pub(super) fn adopt(&mut self, service: u16, socket: UnboundSocket, peer: SocketAddr) {
         if self.draining {
             self.shared.stats.refused += 1;
-            self.link().sessions.fetch_sub(1, Ordering::Relaxed);
+            self.give_back_place(self.link(), service, peer);
         } else {
-            self.open(service, socket);
+            self.open(service, socket, peer);
         }
     }
 

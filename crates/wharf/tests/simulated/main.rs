@@ -1,5 +1,6 @@
 //! Whole servers in the simulator, from outside, with virtual time.
 
+mod accepting;
 mod classes;
 mod deadlines;
 mod flush;

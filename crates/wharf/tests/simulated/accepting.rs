@@ -1,0 +1,56 @@
+//! Who may have a session.
+
+use wharf::{CloseReason, Limits};
+
+use crate::support::*;
+
+/// More connections than the limit, from one address and from many: the others have their places, and
+/// one that is given back can be had again.
+#[test]
+fn an_address_has_so_many_sessions_and_the_others_do_not_notice() {
+    let limits = Limits {
+        sessions_per_address: Some(5),
+        accepts_per_second_per_address: None,
+        first_frame_timeout: None,
+        ..Limits::default()
+    };
+    let Server { mut sim, closed } = server(limits);
+    let mut other = Bystander::new(&mut sim);
+    let greedy: Vec<_> =
+        (0..20).map(|_| sim.connect_from("10.9.9.9:0", ADDRESS, FRAMING)).collect();
+    let many: Vec<_> =
+        (1..=20).map(|n| sim.connect_from(format!("10.1.1.{n}:0"), ADDRESS, FRAMING)).collect();
+    other.wait(&mut sim, seconds(1));
+    let open = |clients: &[wharf::testing::Client<_>]| {
+        clients.iter().filter(|client| !client.is_closed()).count()
+    };
+    assert_eq!((open(&greedy), open(&many)), (5, 20));
+    for client in &greedy {
+        client.end();
+    }
+    sim.run_for(seconds(3));
+    assert_eq!(closed.reasons(), [CloseReason::PeerClosed; 5]);
+    let again: Vec<_> = (0..6).map(|_| sim.connect_from("10.9.9.9:0", ADDRESS, FRAMING)).collect();
+    other.wait(&mut sim, seconds(1));
+    assert_eq!(open(&again), 5);
+    let stats = sim.finish().stats;
+    assert_eq!((stats.refused_sessions_per_address, stats.refused), (16, 0));
+}
+
+#[test]
+fn an_address_makes_so_many_sessions_per_second_and_loopback_any_number() {
+    let Server { mut sim, .. } = server(Limits::default());
+    let fast: Vec<_> = (0..50).map(|_| sim.connect_from("10.9.9.9:0", ADDRESS, FRAMING)).collect();
+    let local: Vec<_> = (0..100).map(|_| sim.connect(ADDRESS, FRAMING)).collect();
+    sim.run();
+    let open = |clients: &[wharf::testing::Client<_>]| {
+        clients.iter().filter(|client| !client.is_closed()).count()
+    };
+    // A second's worth at once; the network takes less than the time for one more.
+    assert_eq!((open(&fast), open(&local)), (20, 100));
+    sim.run_for(seconds(2));
+    let later: Vec<_> = (0..50).map(|_| sim.connect_from("10.9.9.9:0", ADDRESS, FRAMING)).collect();
+    sim.run();
+    assert_eq!(open(&later), 20);
+    assert_eq!(sim.finish().stats.refused_accepts_per_address, 60);
+}
