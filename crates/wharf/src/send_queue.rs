@@ -111,7 +111,7 @@ impl SendQueue {
         hint: usize,
         write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        let fits = self.tail.as_mut().is_some_and(|tail| tail.spare_mut().len() >= len);
+        let fits = self.tail.as_ref().is_some_and(|tail| tail.capacity() - tail.len() >= len);
         if !fits {
             self.make_room(pool, len, hint);
         }
