@@ -62,7 +62,9 @@ pub fn known(own_program: &str, wharf: &Path, wharf_arguments: &[String]) -> Vec
         let listen = if framing == Framing::Raw { "raw@127.0.0.1:0" } else { "study@127.0.0.1:0" };
         let program = wharf.to_string_lossy();
         let mut command: Vec<String> =
-            [&program, "serve", "--echo", listen, "--workers", "1"].map(str::to_owned).to_vec();
+            [&program, "serve", "--chat", "off", "--echo", listen, "--workers", "1"]
+                .map(str::to_owned)
+                .to_vec();
         command.extend_from_slice(wharf_arguments);
         known.push(Contestant {
             name: name.to_owned(),

@@ -104,7 +104,15 @@ fn check_documented(root: &Path) -> Result<()> {
 fn load(root: &Path, wine: &Wine, built: &Path) -> Result<()> {
     Cmd::line(root, "cargo build --locked -p wharf-cli --bin wharf").limit_minutes(20).run()?;
     let exe = |name: &str| wine.cmd().arg(built.join(name).display().to_string());
-    let serve = exe("wharf.exe").args(["serve", "--workers", "2", "--echo", "study@127.0.0.1:0"]);
+    let serve = exe("wharf.exe").args([
+        "serve",
+        "--workers",
+        "2",
+        "--chat",
+        "off",
+        "--echo",
+        "study@127.0.0.1:0",
+    ]);
     let example = exe("examples/port_echo.exe").arg("127.0.0.1:0");
     for (server, framing) in [(serve, "study"), (example, "raw")] {
         let mut running = server.start()?;

@@ -245,3 +245,47 @@ fn passwords_cross_no_network_unless_that_is_asked_for() {
         assert!(!output.status.success() && error.contains(expected), "{options:?}: {error}");
     }
 }
+
+/// The clients of `docs/chat.md`, as they stand there.
+#[cfg(unix)]
+#[test]
+fn the_clients_of_the_documentation_work() {
+    let page = include_str!("../../../docs/chat.md");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    for file in ["client.py", "client.cs"] {
+        let (_, rest) = page.split_once(&format!("<!-- tested: {file} -->\n```")).unwrap();
+        let (_, rest) = rest.split_once('\n').unwrap();
+        let (code, _) = rest.split_once("\n```").unwrap();
+        std::fs::write(path.join(file), code).unwrap();
+    }
+    let server = Server::start(path, &["--demo", "1"]);
+    let port = server.address.port().to_string();
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.current_dir(path).env("PYTHONIOENCODING", "utf-8").args(arguments);
+        let output = match command.output() {
+            Ok(output) => output,
+            Err(error) => {
+                eprintln!("left out: {program} is not here ({error})");
+                return None;
+            }
+        };
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{program}: {error}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    };
+    if let Some(said) = run("python3", &["client.py", &port]) {
+        assert_eq!(said, "user0 안녕하세요 👋\n");
+    }
+    if run("mcs", &["-out:client.exe", "client.cs"]).is_some() {
+        // The name is free once the server has seen the other one go.
+        let retried = (0..100).find_map(|_| {
+            let output =
+                Command::new("mono").current_dir(path).args(["client.exe", &port]).output();
+            let output = output.unwrap();
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        });
+        assert_eq!(retried.as_deref(), Some("user0 안녕하세요 👋\n"));
+    }
+}

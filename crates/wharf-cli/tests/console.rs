@@ -16,7 +16,7 @@ mod own_console;
 fn ctrl_c_drains() {
     let console = own_console::OwnConsole::take();
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
-    command.args(["serve", "--workers", "1", "--echo", "lines@127.0.0.1:0"]);
+    command.args(["serve", "--workers", "1", "--chat", "off", "--echo", "lines@127.0.0.1:0"]);
     command.args(["--drain-timeout", "1h"]);
     let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut ready = String::new();
