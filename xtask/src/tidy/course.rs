@@ -1,4 +1,4 @@
-//! Rules over the course: what a chapter shows is the code of the repository, both languages have the
+//! Rules over the course and the guide: what a chapter shows is the code of the repository, both languages have the
 //! same frame, and the Korean pages use the words of `docs/glossary.md`.
 
 use std::{collections::BTreeSet, fs, path::Path};
@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use super::{Finding, Source};
 use crate::markdown::{self, Document};
 
-const ENGLISH: &str = "docs/tutorial/en";
-const KOREAN: &str = "docs/tutorial/ko";
+/// Each has a folder `en` and a folder `ko`.
+const FOLDERS: [&str; 2] = ["docs/tutorial", "docs/guide"];
 const GLOSSARY: &str = "docs/glossary.md";
 /// The line of each chapter that says how long it takes: English, Korean.
 const MINUTES: [&str; 2] = ["Minutes: ", "걸리는 시간(분): "];
@@ -21,17 +21,21 @@ pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
     if rejected.is_empty() {
         findings.push(glossary.finding(0, "no table with rejected words in its last column"));
     }
-    let (english, korean) = (chapters(root, ENGLISH)?, chapters(root, KOREAN)?);
-    for only in english.symmetric_difference(&korean) {
-        findings.push(glossary.finding(0, format!("{only} is a chapter of one language alone")));
-    }
-    for name in english.intersection(&korean) {
-        let original = read(root, &format!("{ENGLISH}/{name}"))?;
-        let translation = read(root, &format!("{KOREAN}/{name}"))?;
-        findings.extend(false_excerpts(root, &original));
-        findings.extend(unknown_targets(root, &original));
-        findings.extend(differences(&original, &translation));
-        findings.extend(korean_findings(&translation, &rejected));
+    for folder in FOLDERS {
+        let (english, korean) = (format!("{folder}/en"), format!("{folder}/ko"));
+        let (originals, translations) = (chapters(root, &english)?, chapters(root, &korean)?);
+        for only in originals.symmetric_difference(&translations) {
+            let what = format!("{folder}: {only} is there in one language alone");
+            findings.push(glossary.finding(0, what));
+        }
+        for name in originals.intersection(&translations) {
+            let original = read(root, &format!("{english}/{name}"))?;
+            let translation = read(root, &format!("{korean}/{name}"))?;
+            findings.extend(false_excerpts(root, &original));
+            findings.extend(unknown_targets(root, &original));
+            findings.extend(differences(&original, &translation));
+            findings.extend(korean_findings(&translation, &rejected));
+        }
     }
     Ok(findings)
 }
