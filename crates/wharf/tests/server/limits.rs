@@ -1,5 +1,7 @@
 //! What happens at each limit, and that it happens to nobody else.
 
+use std::time::Duration;
+
 use wharf::{
     CloseReason, Limits, SendError,
     framing::LengthField,
@@ -221,4 +223,91 @@ fn settings_that_cannot_work_are_refused_before_anything_starts() {
         let error = builder.start().map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
     }
+}
+
+/// Deadlines with real sockets; that they are kept to the tick is the simulator's to show.
+#[test]
+fn peers_that_are_late_end_for_their_reason_and_alone() {
+    on_every_engine(|engine| {
+        let soon = Some(Duration::from_millis(50));
+        let framing = LengthField::u16_be();
+        let half = &wire(&framing, &[b"half of it"])[..5];
+        for (limits, sent, reason) in [
+            (Limits { first_frame_timeout: soon, ..calm() }, half, CloseReason::FirstFrameTimeout),
+            (Limits { frame_timeout: soon, ..calm() }, half, CloseReason::FrameTimeout),
+            (Limits { idle_read_timeout: soon, ..calm() }, &[][..], CloseReason::IdleRead),
+        ] {
+            // The listener beside it has other limits, and its session lives on.
+            let events = Events::new();
+            let builder = builder(engine)
+                .limits(limits)
+                .listen(ANY_PORT, framing, events.echo())
+                .limits(calm())
+                .listen(ANY_PORT, framing, events.echo());
+            let mut server = events.start(builder);
+            let mut other = Client::connect(server.handle.local_addrs()[1]);
+            other.echo(&framing, b"before");
+            let mut client = server.connect();
+            client.write(sent);
+            assert_eq!(server.closed().1, reason);
+            client.end();
+            other.echo(&framing, b"and after");
+            drop((client, other));
+            server.finish();
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_takes_nothing_of_a_send_is_aborted() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u32_be();
+        let limits = Limits {
+            idle_write_timeout: Some(Duration::from_millis(100)),
+            send_queue_soft_timeout: None,
+            send_queue_bytes_max: 16 << 20,
+            ..calm()
+        };
+        let mut server = TestServer::with(engine, framing, limits, |cx, on| {
+            if let On::Frame(b"flood") = on {
+                while cx.try_send(&[0; 64 * 1024]).is_ok() {}
+                return Ok(());
+            }
+            echo(cx, on)
+        });
+        let mut client = Client::connect_narrow(server.address());
+        client.write(&wire(&framing, &[b"flood"]));
+        assert_eq!(server.closed().1, CloseReason::IdleWrite);
+        client.end().assert_reset();
+        server.finish();
+    });
+}
+
+/// A paused session gets nothing and loses nothing, and one with a rate gets all in the end.
+#[test]
+fn what_is_not_received_for_a_while_is_not_lost() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        for bytes_per_second in [None, Some(200_000)] {
+            let limits = Limits { bytes_per_second, ..calm() };
+            let server = TestServer::with(engine, framing, limits, |cx, on| {
+                match on {
+                    On::Frame(b"pause") => {
+                        cx.pause();
+                        cx.set_timer(Duration::from_millis(50), 1);
+                    }
+                    On::Timer(_) => cx.resume(),
+                    on => echo(cx, on)?,
+                }
+                Ok(())
+            });
+            let mut client = server.connect();
+            client.write(&wire(&framing, &[b"pause"]));
+            let sent = wire(&framing, &vec![&[9; 8000][..]; 30]);
+            client.write(&sent);
+            assert!(client.read(sent.len()) == sent, "all of it, in order");
+            let stats = server.finish().stats;
+            assert_eq!(stats.rate_delays > 0, bytes_per_second.is_some());
+        }
+    });
 }

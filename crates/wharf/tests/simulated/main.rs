@@ -1,6 +1,7 @@
 //! Whole servers in the simulator, from outside, with virtual time.
 
 mod accepting;
+mod bad_input;
 mod classes;
 mod deadlines;
 mod flush;

@@ -141,11 +141,20 @@ pub(crate) fn server(limits: Limits) -> Server {
 }
 
 pub(crate) fn server_of(limits: Limits, requires_login: bool, seed: u64) -> Server {
+    server_with(FRAMING, limits, requires_login, seed)
+}
+
+pub(crate) fn server_with(
+    framing: LengthField,
+    limits: Limits,
+    requires_login: bool,
+    seed: u64,
+) -> Server {
     let closed = Closed::default();
     let told = closed.clone();
     let builder = wharf::Server::builder().workers(2).limits(limits);
     let builder =
-        builder.listen(ADDRESS, FRAMING, move || Told { closed: told.clone(), requires_login });
+        builder.listen(ADDRESS, framing, move || Told { closed: told.clone(), requires_login });
     Server { sim: builder.simulate(seed, Faults::none()).unwrap(), closed }
 }
 
@@ -157,9 +166,18 @@ pub(crate) struct Bystander {
 
 impl Bystander {
     pub(crate) fn new(sim: &mut Simulation) -> Self {
-        let mut bystander = Self { client: sim.connect(ADDRESS, FRAMING), sent: 0 };
+        Self::speaking(sim, FRAMING)
+    }
+
+    pub(crate) fn speaking(sim: &mut Simulation, framing: LengthField) -> Self {
+        let mut bystander = Self { client: sim.connect(ADDRESS, framing), sent: 0 };
         bystander.wait(sim, Duration::ZERO);
         bystander
+    }
+
+    /// How many questions it has asked.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
     }
 
     /// Lets time pass, and gets an answer at least every ten seconds.
