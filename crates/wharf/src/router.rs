@@ -164,6 +164,10 @@ pub struct Routed<H, S> {
 impl<H: 'static, S: Default + 'static> Handler for Routed<H, S> {
     type Session = S;
 
+    fn requires_login(&self) -> bool {
+        self.router.table.hooks.requires_login
+    }
+
     fn on_open(&mut self, cx: &mut Context<'_, S>) -> Result {
         self.router.table.hooks.open.map_or(Ok(()), |hook| hook(&mut self.state, cx))
     }
@@ -316,6 +320,7 @@ impl<H, S> Call<H, S> for Raw<H, S> {
 
 /// What [`Routed`] calls for events that are no frames.
 struct Hooks<H, S> {
+    requires_login: bool,
     open: Option<OpenFn<H, S>>,
     backpressure: Option<OpenFn<H, S>>,
     writable: Option<OpenFn<H, S>>,
@@ -333,6 +338,7 @@ type ConnectFailedFn<H> = fn(&mut H, SocketAddr, &io::Error, Option<Duration>);
 impl<H, S> Default for Hooks<H, S> {
     fn default() -> Self {
         Self {
+            requires_login: false,
             open: None,
             backpressure: None,
             writable: None,

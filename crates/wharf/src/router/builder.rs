@@ -81,6 +81,13 @@ impl<H: 'static, S: 'static> RouterBuilder<H, S> {
         self
     }
 
+    /// A session is a stranger's until [`Context::authenticated`] is called, as
+    /// [`Handler::requires_login`](crate::Handler::requires_login) says.
+    pub fn requires_login(mut self) -> Self {
+        self.hooks.requires_login = true;
+        self
+    }
+
     /// Called as [`Handler::on_open`](crate::Handler::on_open) by [`Routed`](super::Routed).
     pub fn on_open(mut self, hook: fn(&mut H, &mut Context<'_, S>) -> Result) -> Self {
         self.hooks.open = Some(hook);

@@ -1,6 +1,6 @@
 //! What a peer may do before it has logged in.
 
-use wharf::{CloseReason, Limits};
+use wharf::{CloseReason, Limits, Router, framing::LengthField, testing::Faults};
 
 use crate::support::*;
 
@@ -74,4 +74,28 @@ fn without_a_login_there_is_no_budget() {
     }
     assert_eq!((client.received().len(), closed.reasons()), (30, vec![]));
     sim.finish();
+}
+
+/// A router says it for its handler, and its hook of the drain is called.
+#[test]
+fn a_router_can_require_a_login_and_say_farewell() {
+    const STUDY: LengthField = LengthField::STUDY;
+    let router = Router::<(), ()>::builder()
+        .requires_login()
+        .on_raw(1, |_, cx, _| {
+            cx.authenticated();
+            Ok(())
+        })
+        .on_drain(|_, cx| Ok(cx.send(b"good bye")?))
+        .build();
+    let builder = wharf::Server::builder().workers(1).limits(limits());
+    let builder = builder.listen(ADDRESS, STUDY, move || router.handler(()));
+    let mut sim = builder.simulate(7, Faults::none()).unwrap();
+    let (stranger, member) = (sim.connect(ADDRESS, STUDY), sim.connect(ADDRESS, STUDY));
+    member.send_packet(1, b"");
+    sim.run_for(seconds(12));
+    assert_eq!((stranger.is_closed(), member.is_closed()), (true, false));
+    let stats = sim.finish().stats;
+    assert_eq!(stats.closed_for(CloseReason::Unauthenticated), 1);
+    assert_eq!((member.received(), stranger.received()), (vec![b"good bye".to_vec()], vec![]));
 }
