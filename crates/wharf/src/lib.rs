@@ -43,6 +43,8 @@
 mod addresses;
 mod connector;
 mod error;
+#[cfg(all(test, any(unix, windows)))]
+mod fairness_tests;
 pub mod framing;
 mod handle;
 mod handler;
