@@ -11,7 +11,7 @@ use wharf::port::{self, EngineInfo, Keepalive, ListenOptions, SocketOptions};
 use wharf::{CloseReason, Context, Frame, Handler, Limits, Server, drain_on_signal};
 
 use crate::announce::{Serving, ServingChat};
-use crate::settings::{EchoListener, Engine, Framing, OverRate, Settings};
+use crate::settings::{Dispatch, EchoListener, Engine, Framing, OverRate, Settings};
 use crate::{content, descriptors};
 
 /// A server that has started.
@@ -30,6 +30,10 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
     let mut builder = Server::builder()
         .workers(settings.server.workers.count())
         .port(port_config(settings))
+        .dispatch(match settings.server.dispatch {
+            Dispatch::Inline => wharf::Dispatch::Inline,
+            Dispatch::Threads(threads) => wharf::Dispatch::Threads(threads as usize),
+        })
         .sockets(listen_options(settings))
         .limits(limits(settings)?)
         .max_sessions(max_sessions);
@@ -203,7 +207,7 @@ fn limits(settings: &Settings) -> Result<Limits> {
         linger_timeout: limits.linger_timeout,
         linger_bytes_max: usize::try_from(limits.linger_bytes_max.0)?,
         receive_credit_bytes: small(settings.port.receive_credit_bytes.0),
-        // Of classes and topics, which no setting is about.
+        // Of classes, topics and logic threads, which no setting is about.
         ..Limits::default()
     })
 }

@@ -24,7 +24,7 @@ pub(crate) use flags::{arguments, assignments};
 pub(crate) use load::{Loaded, Origin, Problems, Sources, load, load_text};
 pub(crate) use print::{documentation, effective};
 pub(crate) use table::{DEFINITIONS, SECTIONS, Server, Settings};
-pub(crate) use value::{Bytes, EchoListener, Workers, grouped, parse_value};
+pub(crate) use value::{Bytes, Dispatch, EchoListener, Workers, grouped, parse_value};
 
 /// The name nearest to what was written, if one is near enough to have been meant.
 pub(crate) fn nearest<'a>(

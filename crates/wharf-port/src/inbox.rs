@@ -93,12 +93,25 @@ impl<T> Post<T> {
     /// # Errors
     /// [`PostError::Full`] or [`PostError::Closed`], with the value.
     pub fn post(&self, value: T) -> Result<(), PostError<T>> {
+        self.post_within(self.0.capacity, value)
+    }
+
+    /// As [`post`](Self::post), also beyond the capacity: for a value that has its place already, by a
+    /// bound of its own.
+    ///
+    /// # Errors
+    /// [`PostError::Closed`], with the value.
+    pub fn post_reserved(&self, value: T) -> Result<(), PostError<T>> {
+        self.post_within(usize::MAX, value)
+    }
+
+    fn post_within(&self, capacity: usize, value: T) -> Result<(), PostError<T>> {
         {
             let mut queue = self.0.lock();
             if !queue.open {
                 return Err(PostError::Closed(value));
             }
-            if queue.values.len() >= self.0.capacity {
+            if queue.values.len() >= capacity {
                 return Err(PostError::Full(value));
             }
             queue.values.push(value);
@@ -240,14 +253,16 @@ mod tests {
         let mut several = vec![2, 3];
         assert!(post.post_all(&mut several) && several.is_empty(), "beyond the capacity");
         assert_eq!(post.post(4), Err(PostError::Full(4)));
+        post.post_reserved(4).unwrap();
         let mut values = Vec::new();
         inbox.drain(&mut values);
-        assert_eq!(values, [1, 2, 3]);
+        assert_eq!(values, [1, 2, 3, 4]);
         assert!(post.post_all(&mut values), "the queue was empty");
         inbox.close(&mut several);
-        assert_eq!(several, [1, 2, 3]);
+        assert_eq!(several, [1, 2, 3, 4]);
+        assert_eq!(post.post_reserved(5), Err(PostError::Closed(5)));
         assert!(!post.post_all(&mut several));
-        assert_eq!(several, [1, 2, 3], "nobody takes them");
+        assert_eq!(several, [1, 2, 3, 4], "nobody takes them");
     }
 
     #[test]

@@ -51,6 +51,8 @@ mod inbox;
 mod iocp;
 mod operation;
 #[cfg(any(unix, windows))]
+mod park;
+#[cfg(any(unix, windows))]
 mod parked;
 #[cfg(unix)]
 mod poll;
@@ -67,8 +69,6 @@ pub use crate::contract::{
     AcceptEnd, Close, CompletionPort, Counts, Done, Engine, EngineInfo, Op, Outcome, ReceiveEnd,
     SendError, Socket, Time, Token,
 };
-#[cfg(any(unix, windows))]
-pub use crate::socket::listen;
 pub use crate::{
     buffer::{BufferPool, Frame, FrameBuf, Gather, RecvBuffer},
     config::{Config, EngineChoice, IocpConfig, SecondSend, UnknownEngine, UringConfig},
@@ -76,6 +76,8 @@ pub use crate::{
     socket::{Keepalive, ListenOptions, SocketOptions, UnboundListener, UnboundSocket},
     wake::Waker,
 };
+#[cfg(any(unix, windows))]
+pub use crate::{park::Parker, socket::listen};
 
 /// Opens a port for the calling thread, on the backend that `config` names or on the best that works
 /// here. This is the one place in the project that chooses.

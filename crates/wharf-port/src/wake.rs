@@ -32,6 +32,9 @@ pub(crate) enum Kick {
     /// Write to an eventfd that the ring reads.
     #[cfg(target_os = "linux")]
     EventFd(std::sync::Arc<std::fs::File>),
+    /// Its thread has no port and sleeps on this.
+    #[cfg(any(unix, windows))]
+    Bell(std::sync::Arc<crate::park::Bell>),
     #[cfg(unix)]
     Mio(std::sync::Arc<mio::Waker>),
     /// Post a packet of our own.
@@ -71,6 +74,8 @@ impl Kick {
                 // A full counter (EAGAIN) means that a wake-up is pending already.
                 let _ = std::io::Write::write(&mut &**event, &1_u64.to_ne_bytes());
             }
+            #[cfg(any(unix, windows))]
+            Kick::Bell(bell) => bell.ring(),
             #[cfg(unix)]
             Kick::Mio(waker) => {
                 if let Err(error) = waker.wake() {

@@ -207,6 +207,13 @@ impl<'a> Frame<'a> {
         self.body
     }
 
+    /// Where the body lies in [`bytes`](Self::bytes).
+    #[inline]
+    pub(crate) fn body_range(&self) -> Range<usize> {
+        let start = self.body.as_ptr().addr() - self.bytes.as_ptr().addr();
+        start..start + self.body.len()
+    }
+
     /// The packet id, 0 where the framing carries none.
     #[inline]
     #[must_use]

@@ -18,10 +18,11 @@ use crate::{
     addresses::Addresses,
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
-    logic::{Event, Pool, Posted, Way, guard},
+    logic::{Event, Homed, Order, Pool, Posted, RunnerLink, Way},
     memory::MemoryCap,
     metrics::{Report, Stats},
     sending::{Class, Sent},
+    session::Hold,
     topic::{Subscribed, Topic},
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Links {
     pub(crate) connectors: Vec<String>,
     pub(crate) max_sessions: usize,
     pub(crate) addresses: Addresses,
+    /// Logic threads; none where handlers run on the workers.
+    pub(crate) runners: Vec<RunnerLink>,
     pub(crate) pool: Arc<Pool>,
     /// For frames that wait to be sent.
     pub(crate) memory: MemoryCap,
@@ -50,13 +53,15 @@ pub(crate) struct Links {
 
 /// The way to one worker, and what it shows without being asked.
 pub(crate) struct WorkerLink {
-    pub(crate) post: Way,
+    pub(crate) post: Way<Command>,
     /// By slot: the session that takes sends, and what waits for it in the inbox.
     live: Box<[Live]>,
     /// Topics that its sessions have subscribed to, or are about to.
     pub(crate) topics: Subscribed,
     /// Sessions that are open or closing.
     pub(crate) sessions: AtomicUsize,
+    /// What logic threads have to know of send queues.
+    pub(crate) unsent: Unsent,
 }
 
 /// Whether the worker threads have been joined.
@@ -102,6 +107,45 @@ pub(crate) enum Command {
         event: Event,
     },
     Job(Posted),
+    /// The bytes that the [`Encoded`](Self::Encoded) behind it are parts of.
+    Bytes(Option<Homed<Vec<u8>>>),
+    /// Frames that a logic thread has encoded.
+    Encoded {
+        to: SessionId,
+        start: usize,
+        end: usize,
+        frames: u32,
+    },
+    /// A handler on a logic thread holds its session back, or does so no more.
+    Hold {
+        id: SessionId,
+        hold: Hold,
+        on: bool,
+    },
+    /// A handler on a logic thread knows who the peer is.
+    Authenticated {
+        id: SessionId,
+    },
+    /// A handler on a logic thread wants what is queued to leave now.
+    FlushNow {
+        id: SessionId,
+    },
+    /// A logic thread has handled so many bytes of frames.
+    Consumed {
+        id: SessionId,
+        bytes: u32,
+    },
+    /// A handler on a logic thread wants its session to end.
+    EndInLogic {
+        id: SessionId,
+        reason: CloseReason,
+    },
+    /// A session has ended on its logic thread, which will not name it again.
+    EndedInLogic {
+        id: SessionId,
+        reason: CloseReason,
+        bytes: u32,
+    },
     Adopt {
         service: u16,
         socket: UnboundSocket,
@@ -194,7 +238,13 @@ impl WorkerLink {
         let post = Way::new(post, index);
         let live = (0..max_sessions).map(|_| Live::default()).collect();
         let topics = Subscribed::default();
-        Self { post, live, topics, sessions: AtomicUsize::new(0) }
+        Self { post, live, topics, sessions: AtomicUsize::new(0), unsent: Unsent::default() }
+    }
+
+    /// With room for what logic threads have to know.
+    pub(crate) fn for_logic(mut self) -> Self {
+        self.unsent = Unsent::new(self.slots());
+        self
     }
 
     /// How many sessions the worker may have.
@@ -215,7 +265,7 @@ impl WorkerLink {
         self.live[id.slot() as usize].state.store(0, Ordering::Release);
     }
 
-    fn is_live(&self, id: SessionId) -> bool {
+    pub(crate) fn is_live(&self, id: SessionId) -> bool {
         let live = self.live.get(id.slot() as usize);
         live.is_some_and(|live| Live::is(live.state.load(Ordering::Acquire), id))
     }
@@ -461,6 +511,12 @@ impl Handle {
         for part in self.ask(&self.0.workers, |answer| Command::Stats { answer })? {
             total.add(&part);
         }
+        let (answer, answers) = mpsc::channel();
+        for runner in &self.0.runners {
+            runner.post.post_reserved(Order::Stats { answer: answer.clone() });
+        }
+        drop(answer);
+        answers.into_iter().for_each(|part| total.add(&part));
         Ok(total)
     }
 
@@ -541,14 +597,42 @@ pub(crate) fn join_all(threads: Vec<JoinHandle<Report>>) -> Report {
     report
 }
 
-impl Command {
-    /// Drops it where nobody takes it; what it holds may be the user's, and panic.
-    pub(crate) fn drop_guarded(self) {
-        match self {
-            Command::Event { event, .. } => event.drop_guarded(),
-            Command::Job(posted) => posted.drop_guarded(),
-            Command::Broadcast { filter, .. } => _ = guard(|| drop(filter)),
-            other => drop(other),
+/// Bytes that wait to be sent, by slot of a worker, as its logic threads see them.
+#[derive(Default)]
+pub(crate) struct Unsent {
+    /// Written by the session's logic thread, and not yet in the queue.
+    on_way: Box<[AtomicU32]>,
+    /// In the session's queue, when the worker looked last.
+    queued: Box<[AtomicU32]>,
+}
+
+impl Unsent {
+    fn new(slots: usize) -> Self {
+        let zeros = || (0..slots).map(|_| AtomicU32::new(0)).collect();
+        Self { on_way: zeros(), queued: zeros() }
+    }
+
+    /// What is on its way and what is queued.
+    pub(crate) fn bytes(&self, id: SessionId) -> usize {
+        let slot = id.slot() as usize;
+        // In this order: what moves into the queue meanwhile is counted twice rather than not at all.
+        let on_way = self.on_way[slot].load(Ordering::Acquire);
+        on_way as usize + self.queued[slot].load(Ordering::Acquire) as usize
+    }
+
+    pub(crate) fn write(&self, id: SessionId, bytes: usize) {
+        self.on_way[id.slot() as usize].fetch_add(bytes as u32, Ordering::AcqRel);
+    }
+
+    /// What was on its way has arrived.
+    pub(crate) fn arrived(&self, id: SessionId, bytes: usize) {
+        self.on_way[id.slot() as usize].fetch_sub(bytes as u32, Ordering::AcqRel);
+    }
+
+    /// Does nothing where there are no logic threads.
+    pub(crate) fn set_queued(&self, id: SessionId, bytes: usize) {
+        if let Some(queued) = self.queued.get(id.slot() as usize) {
+            queued.store(u32::try_from(bytes).unwrap_or(u32::MAX), Ordering::Release);
         }
     }
 }
@@ -557,6 +641,7 @@ impl Links {
     /// A worker has ended. With the last one, blocking work has nobody left to be done for.
     pub(crate) fn worker_ended(&self) {
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.runners.iter().for_each(|runner| runner.post.post_reserved(Order::Stop));
             self.pool.close();
         }
     }
@@ -595,7 +680,7 @@ impl Links {
 }
 
 /// What the poster is told of an order that an inbox does not take.
-fn refusal<T>(error: PostError<T>) -> SendError {
+pub(crate) fn refusal<T>(error: PostError<T>) -> SendError {
     match error {
         PostError::Full(_) => SendError::WouldExceed,
         PostError::Closed(_) => SendError::Closed,

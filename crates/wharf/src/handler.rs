@@ -149,7 +149,7 @@ impl<S> Context<'_, S> {
     /// Bytes queued for the peer and not yet handed to the system.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.session.queue.bytes()
+        self.session.queued_bytes(self.shared)
     }
 
     /// Reaches other sessions and the server; may be kept and sent to other threads.
@@ -256,6 +256,9 @@ impl<S> Context<'_, S> {
     /// [`SendError::Closed`]; [`SendError::WouldExceed`] at
     /// [`topics_max`](crate::Limits::topics_max).
     pub fn subscribe(&mut self, topic: Topic) -> std::result::Result<(), SendError> {
+        if self.shared.is_remote {
+            return self.shared.handle.subscribe(self.session.id, topic);
+        }
         if self.session.subscribe(self.shared, topic)? {
             self.shared.link(self.session.id).topics.add(topic);
         }
@@ -264,7 +267,10 @@ impl<S> Context<'_, S> {
 
     /// Ends the subscription to a topic, if there is one: what was published before still comes.
     pub fn unsubscribe(&mut self, topic: Topic) {
-        if self.session.unsubscribe(self.shared, topic) {
+        if self.shared.is_remote {
+            // One that is over has no subscription any more.
+            let _ = self.shared.handle.unsubscribe(self.session.id, topic);
+        } else if self.session.unsubscribe(self.shared, topic) {
             self.shared.link(self.session.id).topics.remove(topic);
         }
     }
@@ -287,6 +293,9 @@ impl<S> Context<'_, S> {
         packet_id: u32,
         body: &[u8],
     ) -> std::result::Result<(), SendError> {
+        if self.shared.is_remote {
+            return self.shared.handle.publish(topic, class, packet_id, body);
+        }
         self.shared.publish(topic, class, packet_id, body)?;
         let here = usize::from(self.session.id.worker());
         self.shared.handle.publish_but_on(Some(here), topic, class, packet_id, body)
@@ -480,6 +489,11 @@ impl CloseReason {
             CloseReason::TimedOut => "timed_out",
             CloseReason::Drain => "drain",
         }
+    }
+
+    /// Whether a logic thread handles the frames that came before it, first.
+    pub(crate) const fn waits_for_logic(self) -> bool {
+        matches!(self, CloseReason::PeerClosed | CloseReason::Protocol | CloseReason::Drain)
     }
 
     /// Whether what is queued is thrown away and the peer sees a reset, instead of being flushed.

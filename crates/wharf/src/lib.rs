@@ -72,7 +72,7 @@ mod worker;
 pub use wharf_port as port;
 
 #[cfg(any(unix, windows))]
-pub use crate::server::{Builder, Server, drain_on_signal};
+pub use crate::server::{Builder, Dispatch, Server, drain_on_signal};
 pub use crate::{
     connector::{ConnectorOptions, Reconnect},
     error::{Error, Result, SendError},

@@ -105,6 +105,10 @@ pub struct Limits {
     /// read, and the connection is closed as it is when `linger_timeout` has passed: a peer that
     /// goes on sending costs no work, and still has that long to read what it was sent.
     pub linger_bytes_max: usize,
+    /// Bytes of frames of one session that may wait for its logic thread (64 KiB) before nothing more
+    /// is received from it; receiving goes on at half of it. A handler that takes its time is not
+    /// asked for more, and costs the others nothing. Without logic threads no frame ever waits.
+    pub logic_queue_bytes_max: usize,
     /// Bytes that may arrive from one session before the others have had their turn (16 KiB).
     pub receive_credit_bytes: u32,
 }
@@ -143,6 +147,7 @@ impl Default for Limits {
             close_flush_timeout: Duration::from_secs(5),
             linger_timeout: Duration::from_secs(2),
             linger_bytes_max: 64 * 1024,
+            logic_queue_bytes_max: 64 * 1024,
             receive_credit_bytes: 16 * 1024,
         }
     }
@@ -157,6 +162,9 @@ impl Limits {
         let refuse = |what: &str| Err(Error::Settings(what.to_owned()));
         if self.frame_bytes_max == 0 {
             return refuse("frame_bytes_max is 0: no frame with a body could ever arrive");
+        }
+        if self.logic_queue_bytes_max == 0 {
+            return refuse("logic_queue_bytes_max is 0: each frame would stop receiving");
         }
         if self.receive_credit_bytes == 0 {
             return refuse("receive_credit_bytes is 0: nothing could ever be received");
@@ -206,6 +214,7 @@ mod tests {
         let zero = Some(Duration::ZERO);
         for (limits, name) in [
             (Limits { frame_bytes_max: 0, ..Limits::default() }, "frame_bytes_max"),
+            (Limits { logic_queue_bytes_max: 0, ..Limits::default() }, "logic_queue_bytes_max"),
             (Limits { receive_credit_bytes: 0, ..Limits::default() }, "receive_credit_bytes"),
             (Limits { send_queue_bytes_soft: 0, ..Limits::default() }, "send_queue_bytes_soft"),
             (Limits { send_queue_bytes_max: 1, ..Limits::default() }, "send_queue_bytes_soft"),

@@ -5,10 +5,16 @@
 //! are known types. Frames are borrowed from the receive buffer; only a frame that is split over two
 //! buffers is copied, into the session's `unread`.
 
+mod decode;
 mod event;
+mod forward;
+mod home;
 mod jobs;
+mod lane;
 mod outbox;
 mod pool;
+mod remote;
+mod runner;
 
 use std::{
     any::Any,
@@ -23,13 +29,17 @@ use self::event::Call;
 pub use self::jobs::Job;
 pub(crate) use self::{
     event::Event,
+    forward::Forward,
+    home::Homed,
     jobs::{Jobs, Posted},
+    lane::Lanes,
     outbox::{Outbox, Way, forget_turn},
     pool::Pool,
+    runner::{Order, Runner, RunnerLink},
 };
 use crate::{
     error::{Error, Result, SendError},
-    framing::{Decoded, Frame, Framing, FramingError, Need, Packet},
+    framing::{Frame, Framing, Packet},
     handler::{CloseReason, Context, Handler},
     sending::{Class, Sending, Sent},
     session::{Session, Shared},
@@ -42,6 +52,8 @@ pub(crate) trait Service {
     fn requires_login(&self) -> bool;
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]);
+    /// A frame that a worker has found, on a logic thread.
+    fn on_frame(&mut self, session: &mut Session, shared: &mut Shared, frame: Frame<'_>);
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64);
     fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event);
     fn on_backpressure(&mut self, session: &mut Session, shared: &mut Shared);
@@ -50,6 +62,7 @@ pub(crate) trait Service {
     fn on_close(&mut self, session: &mut Session, shared: &mut Shared, reason: CloseReason);
     fn on_connect_failed(
         &mut self,
+        shared: &mut Shared,
         address: SocketAddr,
         error: &io::Error,
         retry_in: Option<Duration>,
@@ -72,7 +85,7 @@ pub(crate) struct Logic<F, H: Handler> {
     framing: F,
     handler: H,
     requires_login: bool,
-    /// The handler's data of each session, by slot.
+    /// The handler's data of each session, by its place.
     data: Vec<Option<H::Session>>,
     sending: Sending,
 }
@@ -95,26 +108,7 @@ impl<F: Framing, H: Handler> Logic<F, H> {
         shared: &mut Shared,
         call: impl FnOnce(&mut Self, &mut Session, &mut Shared) -> Result,
     ) {
-        let guarded = || match call(self, session, shared) {
-            Ok(()) => true,
-            // Showing and dropping the error may be the user's code, too.
-            Err(error) => {
-                if !matches!(error, Error::Send(_))
-                    && let Some(left_out) = shared.failures_logged.admit(shared.now)
-                {
-                    tracing::warn!(session = %session.id, %error, left_out, "the handler failed");
-                }
-                false
-            }
-        };
-        match guard(guarded) {
-            Some(true) => {}
-            Some(false) => session.request(CloseReason::HandlerError),
-            None => {
-                tracing::error!(session = %session.id, "the handler panicked");
-                session.request(CloseReason::HandlerPanic);
-            }
-        }
+        finish_call(session, shared, |session, shared| call(self, session, shared));
     }
 
     #[inline]
@@ -124,110 +118,70 @@ impl<F: Framing, H: Handler> Logic<F, H> {
         shared: &mut Shared,
         call: impl FnOnce(&mut H, &mut Context<'_, H::Session>) -> R,
     ) -> R {
-        let data = self.data[session.id.slot() as usize].as_mut().expect("set when it was opened");
+        let data = self.data[session.data_place()].as_mut().expect("set when it was opened");
         call(&mut self.handler, &mut Context { session, shared, framing: &self.framing, data })
     }
 
     /// Hands every whole frame to the handler, in order, and keeps the start of the next one.
-    fn frames(&mut self, session: &mut Session, shared: &mut Shared, input: &[u8]) -> Result {
-        if session.is_held() {
-            session.keep_back(&shared.pool, input);
-            return Ok(());
-        }
-        let mut input = self.finish_unread(session, shared, input)?;
-        let frame_max = self.framing.encoded_len(session.limits.frame_bytes_max);
-        while session.is_open() && !session.is_held() && !input.is_empty() {
-            let window = &input[..input.len().min(frame_max)];
-            match self.framing.decode(window, 0) {
-                Ok(Decoded::Frame { len, body, id }) => {
-                    input = &input[len.min(input.len())..];
-                    self.deliver(session, shared, Frame::new(window, len, body, id))?;
-                }
-                Ok(Decoded::Incomplete { need }) => {
-                    if may_come(session, shared, need, window.len(), frame_max) {
-                        session.keep_unread(&shared.pool, window, need);
-                    }
-                    break;
-                }
-                Err(error) => broken(session, shared, error),
-            }
-        }
-        if session.is_held() {
-            session.keep_back(&shared.pool, input);
-        }
-        Ok(())
-    }
-
-    /// Adds to the frame that is split over buffers what it lacks; returns the rest of the input.
-    fn finish_unread<'a>(
-        &mut self,
-        session: &mut Session,
-        shared: &mut Shared,
-        mut input: &'a [u8],
-    ) -> Result<&'a [u8]> {
-        let frame_max = self.framing.encoded_len(session.limits.frame_bytes_max);
-        while let Some(unread) = &session.unread {
-            let seen = unread.bytes.len();
-            let lacking = match unread.need {
-                // A framing that asks for no more than there is gets a byte at a time.
-                need @ Need::AtLeast(_) => need.frame_bytes_min(seen) - seen,
-                Need::More => frame_max - seen,
-            };
-            let taken = lacking.min(input.len());
-            let known = unread.need;
-            session.keep_unread(&shared.pool, &input[..taken], known);
-            if taken == 0 || (taken < lacking && known != Need::More) {
-                return Ok(&[]);
-            }
-            let mut unread = session.unread.take().expect("kept above");
-            match self.framing.decode(&unread.bytes, seen) {
-                Ok(Decoded::Frame { len, body, id }) => {
-                    // What was seen before was no whole frame, so that the frame ends in the input.
-                    let from_input = len.saturating_sub(seen).min(input.len());
-                    self.deliver(session, shared, Frame::new(&unread.bytes, len, body, id))?;
-                    return Ok(&input[from_input..]);
-                }
-                Ok(Decoded::Incomplete { need }) => {
-                    if !may_come(session, shared, need, unread.bytes.len(), frame_max) {
-                        return Ok(&[]);
-                    }
-                    unread.need = need;
-                    session.unread = Some(unread);
-                    input = &input[taken..];
-                }
-                Err(error) => {
-                    broken(session, shared, error);
-                    return Ok(&[]);
-                }
-            }
-        }
-        Ok(input)
-    }
-
     #[inline]
-    fn deliver(
-        &mut self,
-        session: &mut Session,
-        shared: &mut Shared,
-        frame: std::result::Result<Frame<'_>, FramingError>,
-    ) -> Result {
-        match frame {
-            Ok(frame) if frame.body().len() <= session.limits.frame_bytes_max => {
-                session.first_frame_seen = true;
-                shared.stats.frames_received += 1;
-                self.with_context(session, shared, |handler, cx| handler.on_frame(cx, frame))
+    fn frames(&mut self, session: &mut Session, shared: &mut Shared, input: &[u8]) -> Result {
+        let Self { framing, handler, data, .. } = self;
+        let data = data[session.data_place()].as_mut().expect("set when it was opened");
+        decode::frames(framing, session, shared, input, |session, shared, frame| {
+            shared.stats.frames_received += 1;
+            handler.on_frame(&mut Context { session, shared, framing, data }, frame)
+        })
+    }
+}
+
+/// Runs the user's code for a session; its error or panic becomes a request to end the session.
+#[inline]
+fn finish_call(
+    session: &mut Session,
+    shared: &mut Shared,
+    call: impl FnOnce(&mut Session, &mut Shared) -> Result,
+) {
+    let guarded = || match call(session, shared) {
+        Ok(()) => true,
+        // Showing and dropping the error may be the user's code, too.
+        Err(error) => {
+            if !matches!(error, Error::Send(_))
+                && let Some(left_out) = shared.failures_logged.admit(shared.now)
+            {
+                tracing::warn!(session = %session.id, %error, left_out, "the handler failed");
             }
-            Ok(_) => {
-                let body_bytes_max = session.limits.frame_bytes_max;
-                broken(session, shared, FramingError::BodyTooLong { body_bytes_max });
-                Ok(())
-            }
-            Err(error) => {
-                broken(session, shared, error);
-                Ok(())
-            }
+            false
+        }
+    };
+    match guard(guarded) {
+        Some(true) => {}
+        Some(false) => session.request(CloseReason::HandlerError),
+        None => {
+            tracing::error!(session = %session.id, "the handler panicked");
+            session.request(CloseReason::HandlerPanic);
         }
     }
+}
+
+/// Queues a frame that comes from outside the handler.
+fn send_from_outside(
+    framing: &dyn Framing,
+    session: &mut Session,
+    shared: &mut Shared,
+    class: Class,
+    id: u32,
+    body: &[u8],
+) -> std::result::Result<Sent, SendError> {
+    let packet = Packet { id, session: session.id.display(), body };
+    let sent = guard(|| session.enqueue_as(shared, framing, class, packet));
+    let sent = sent.unwrap_or_else(|| {
+        session.request(CloseReason::HandlerPanic);
+        Err(SendError::Closed)
+    });
+    if sent == Err(SendError::WouldExceed) && class == Class::Reliable {
+        session.request(CloseReason::SlowConsumer);
+    }
+    sent
 }
 
 /// Runs the user's code; `None` if it panicked.
@@ -252,30 +206,6 @@ fn drop_payload(mut payload: Box<dyn Any + Send>) {
 /// How many payloads of one panic are dropped, each of which panics in doing so.
 const PAYLOADS_DROPPED_MAX: usize = 8;
 
-/// Whether the frame that `need` tells of is short enough; otherwise the session is to end.
-fn may_come(
-    session: &mut Session,
-    shared: &mut Shared,
-    need: Need,
-    unread_bytes: usize,
-    frame_max: usize,
-) -> bool {
-    let at_least = need.frame_bytes_min(unread_bytes);
-    if at_least > frame_max {
-        let body_bytes_max = session.limits.frame_bytes_max;
-        broken(session, shared, FramingError::BodyTooLong { body_bytes_max });
-    }
-    at_least <= frame_max
-}
-
-#[cold]
-fn broken(session: &mut Session, shared: &mut Shared, error: FramingError) {
-    if let Some(left_out) = shared.protocol_logged.admit(shared.now) {
-        tracing::debug!(session = %session.id, %error, left_out, "the peer broke the framing");
-    }
-    session.request(CloseReason::Protocol);
-}
-
 impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
     fn framing(&self) -> Rc<dyn Framing> {
         Rc::new(self.framing.clone())
@@ -290,12 +220,12 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
     }
 
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared) {
-        let slot = session.id.slot() as usize;
-        if self.data.len() <= slot {
-            self.data.resize_with(slot + 1, || None);
+        let place = session.data_place();
+        if self.data.len() <= place {
+            self.data.resize_with(place + 1, || None);
         }
         self.call(session, shared, |logic, session, shared| {
-            logic.data[slot] = Some(H::Session::default());
+            logic.data[place] = Some(H::Session::default());
             logic.with_context(session, shared, |handler, cx| handler.on_open(cx))
         });
     }
@@ -303,6 +233,14 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
     #[inline]
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]) {
         self.call(session, shared, |logic, session, shared| logic.frames(session, shared, bytes));
+    }
+
+    #[inline]
+    fn on_frame(&mut self, session: &mut Session, shared: &mut Shared, frame: Frame<'_>) {
+        shared.stats.frames_received += 1;
+        self.call(session, shared, |logic, session, shared| {
+            logic.with_context(session, shared, |handler, cx| handler.on_frame(cx, frame))
+        });
     }
 
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64) {
@@ -351,15 +289,15 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
     }
 
     fn on_close(&mut self, session: &mut Session, shared: &mut Shared, reason: CloseReason) {
-        let slot = session.id.slot() as usize;
+        let place = session.data_place();
         self.call(session, shared, |logic, session, shared| {
             // A panic while the data was made leaves none: then there was no `on_open` either.
-            if logic.data[slot].is_some() {
+            if logic.data[place].is_some() {
                 logic.with_context(session, shared, |handler, cx| handler.on_close(cx, reason));
             }
             Ok(())
         });
-        let data = self.data[slot].take();
+        let data = self.data[place].take();
         self.call(session, shared, |_, _, _| {
             drop(data);
             Ok(())
@@ -368,6 +306,7 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
 
     fn on_connect_failed(
         &mut self,
+        _: &mut Shared,
         address: SocketAddr,
         error: &io::Error,
         retry_in: Option<Duration>,
@@ -386,15 +325,6 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
         id: u32,
         body: &[u8],
     ) -> std::result::Result<Sent, SendError> {
-        let packet = Packet { id, session: session.id.display(), body };
-        let sent = guard(|| session.enqueue_as(shared, &self.framing, class, packet));
-        let sent = sent.unwrap_or_else(|| {
-            session.request(CloseReason::HandlerPanic);
-            Err(SendError::Closed)
-        });
-        if sent == Err(SendError::WouldExceed) && class == Class::Reliable {
-            session.request(CloseReason::SlowConsumer);
-        }
-        sent
+        send_from_outside(&self.framing, session, shared, class, id, body)
     }
 }

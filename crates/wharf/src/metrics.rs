@@ -139,6 +139,8 @@ pub struct Leftover {
     pub timers: usize,
     /// Offloaded work that still waits or runs, or whose result nobody has consumed.
     pub offloads: usize,
+    /// Bytes of frames that no logic thread has handled.
+    pub logic_bytes: usize,
 }
 
 impl Leftover {
@@ -156,6 +158,7 @@ impl Leftover {
         self.sessions += other.sessions;
         self.timers += other.timers;
         self.offloads += other.offloads;
+        self.logic_bytes += other.logic_bytes;
     }
 }
 

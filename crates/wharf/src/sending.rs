@@ -8,7 +8,7 @@ use wharf_port::{BufferPool, Frame, Time};
 use crate::{
     error::SendError,
     framing::{Framing, FramingError, Packet},
-    handle::SessionInfo,
+    handle::{Command, SessionInfo},
     handler::CloseReason,
     send_queue::Latest,
     session::{Session, Shared, Stage, TimerKey},
@@ -192,6 +192,10 @@ impl Session {
 
     /// Everything that is queued leaves at the end of this turn.
     pub(crate) fn flush_now(&mut self, shared: &mut Shared) {
+        if shared.is_remote {
+            let post = &shared.link(self.id).post;
+            return post.post_reserved(Command::FlushNow { id: self.id });
+        }
         self.settle(shared);
         if !self.queue.is_empty() {
             self.flushing = true;
@@ -207,6 +211,9 @@ impl Session {
         framing: &dyn Framing,
         packet: Packet<'_>,
     ) -> Result<(), SendError> {
+        if shared.is_remote {
+            return self.enqueue_remotely(shared, framing, packet);
+        }
         if self.memberships.is_some() {
             self.settle(shared);
         }
@@ -245,6 +252,7 @@ impl Session {
     ) -> Result<Sent, SendError> {
         match class {
             Class::Reliable => self.enqueue(shared, framing, packet).map(|()| Sent::Queued),
+            _ if shared.is_remote => self.enqueue_remotely_as(shared, framing, class, packet),
             _ => self.enqueue_alone(shared, framing, class, packet),
         }
     }

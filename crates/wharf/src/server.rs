@@ -3,6 +3,8 @@
 //! This is the only file of the crate that starts threads, reads the clock's seed or installs a
 //! signal handler; everything below it is a struct that is turned.
 
+mod logic;
+
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
@@ -18,6 +20,8 @@ use wharf_port::{
     UnboundListener, inbox, sim::SimNet,
 };
 
+pub use self::logic::Dispatch;
+use self::logic::{LogicPlan, spawn_all};
 use crate::{
     addresses::Addresses,
     connector::{Connector, ConnectorOptions},
@@ -26,7 +30,7 @@ use crate::{
     handle::{Command, Ended, Handle, Links, ThreadKind, WorkerLink, join_all},
     handler::{Handler, SessionId},
     limits::Limits,
-    logic::{Logic, Pool, Service},
+    logic::{Forward, Logic, Pool, Runner, RunnerLink, Service},
     memory::{MemoryCap, PIECE_BYTES},
     metrics::Report,
     sending::{FLUSH_EVERY_MS_MAX, FlushPolicy, SendPolicy, Sending},
@@ -54,6 +58,7 @@ impl Server {
             drain_timeout: Duration::from_secs(10),
             share_listeners: true,
             timer_tick: Duration::from_nanos(TICK_NS),
+            dispatch: Dispatch::Inline,
             offload_threads: 2,
             offload_queue: 64,
             seed: None,
@@ -79,6 +84,7 @@ pub struct Builder {
     drain_timeout: Duration,
     share_listeners: bool,
     timer_tick: Duration,
+    dispatch: Dispatch,
     offload_threads: usize,
     offload_queue: usize,
     seed: Option<u64>,
@@ -96,12 +102,17 @@ struct Connect {
     service: ServiceSource,
 }
 
-/// Makes each worker's [`Service`].
+/// Makes the [`Service`] of each thread that has handlers, and the other half of each worker where
+/// those are on logic threads.
 #[derive(Clone)]
 struct ServiceSource {
-    make: Arc<dyn Fn() -> Box<dyn Service> + Send + Sync>,
+    make: MakeService<()>,
+    /// From the service's number.
+    forward: MakeService<u16>,
     limits: Limits,
 }
+
+type MakeService<T> = Arc<dyn Fn(T) -> Box<dyn Service> + Send + Sync>;
 
 impl Builder {
     /// Listens on `address` for sessions of this framing; `factory` makes each worker's handler. May
@@ -165,11 +176,19 @@ impl Builder {
     {
         // What is out of bounds was reported when it was set.
         let sending = Sending::new(self.send_policy, self.flush).unwrap_or_default();
-        let make = move || {
-            let logic = Logic::new(framing.clone(), factory()).with_sending(sending);
+        let (theirs, requires_login) = (framing.clone(), Arc::new(OnceLock::new()));
+        let login = Arc::clone(&requires_login);
+        let make = move |()| {
+            let logic = Logic::new(theirs.clone(), factory()).with_sending(sending);
+            login.get_or_init(|| logic.requires_login());
             Box::new(logic) as Box<dyn Service>
         };
-        ServiceSource { make: Arc::new(make), limits: self.limits.clone() }
+        let forward = move |service| {
+            let login = Arc::clone(&requires_login);
+            Box::new(Forward::new(framing.clone(), service, login, sending)) as Box<dyn Service>
+        };
+        let limits = self.limits.clone();
+        ServiceSource { make: Arc::new(make), forward: Arc::new(forward), limits }
     }
 
     /// Limits of the sessions of listeners and connectors that are added after this.
@@ -255,6 +274,13 @@ impl Builder {
         self
     }
 
+    /// Where handlers run ([`Dispatch::Inline`]). A factory given to [`listen`](Self::listen) makes one
+    /// handler for each thread that runs any.
+    pub fn dispatch(mut self, dispatch: Dispatch) -> Self {
+        self.dispatch = dispatch;
+        self
+    }
+
     /// How many threads run what [`Context::offload`](crate::Context::offload) is given (2, at most
     /// 256): as many pieces of blocking work are done at one time.
     pub fn offload_threads(mut self, threads: usize) -> Self {
@@ -308,7 +334,7 @@ impl Builder {
             }
         }
         drop(ready);
-        let gathered = spawned.and_then(|()| gather_workers(&opened, workers, self.max_sessions));
+        let gathered = spawned.and_then(|()| gather_workers(&opened, workers));
         let links = match gathered {
             Ok(gathered) => gathered,
             Err(error) => {
@@ -320,7 +346,16 @@ impl Builder {
             }
         };
         let offload_threads = self.offload_threads;
-        let handle = self.into_handle(links, threads, seed);
+        let link = |(index, engine, post)| (engine, self.link(post, usize::from(index)));
+        let links = links.into_iter().map(link).collect();
+        let (runners, runner_links) = self.logic_plans();
+        let handle = self.into_handle(links, runner_links, threads, seed);
+        if let Err(error) = spawn_all(&handle, runners, offload_threads) {
+            drop(starts);
+            (0..workers).for_each(|_| handle.0.worker_ended());
+            handle.join_workers();
+            return Err(error);
+        }
         for start in starts {
             // A worker waits for this; it cannot be gone.
             let _ = start.send(handle.clone());
@@ -329,10 +364,9 @@ impl Builder {
             Opened::Listening(result) => result.err(),
             Opened::Port(_) => None,
         });
-        let started = listening.map_or_else(|| spawn_pool(&handle, offload_threads), Err);
-        match started {
-            Ok(()) => Ok(handle),
-            Err(error) => {
+        match listening {
+            None => Ok(handle),
+            Some(error) => {
                 handle.drain(Duration::ZERO);
                 handle.join_workers();
                 Err(error)
@@ -340,8 +374,12 @@ impl Builder {
         }
     }
 
-    /// The server's workers on a simulated network, for somebody else to turn.
-    pub(crate) fn assemble(mut self, net: &SimNet, seed: u64) -> Result<(Vec<Worker>, Handle)> {
+    /// The server's workers and logic threads on a simulated network, for somebody else to turn.
+    pub(crate) fn assemble(
+        mut self,
+        net: &SimNet,
+        seed: u64,
+    ) -> Result<(Vec<Worker>, Vec<Runner>, Handle)> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
@@ -352,29 +390,44 @@ impl Builder {
         for index in 0..workers {
             let port = net.open(&self.port);
             let (post, inbox) = inbox(port.waker(), COMMANDS_WAITING_MAX);
-            links.push((port.engine().clone(), WorkerLink::new(post, index, self.max_sessions)));
+            links.push((port.engine().clone(), self.link(post, index)));
             ports.push((port, inbox));
         }
-        let handle = self.into_handle(links, Vec::new(), seed);
+        let (runners, runner_links) = self.logic_plans();
+        let handle = self.into_handle(links, runner_links, Vec::new(), seed);
+        let runner = |plan: LogicPlan| plan.make_runner(handle.clone(), net.now()).0;
+        let runners = runners.into_iter().map(runner).collect();
         let make = |(plan, (port, inbox)): (Plan, _)| {
             let (worker, listening) = plan.make_worker(port, inbox, handle.clone());
             listening.map(|()| worker)
         };
         let made = plans.into_iter().zip(ports).map(make).collect::<Result<_>>()?;
-        Ok((made, handle))
+        Ok((made, runners, handle))
+    }
+
+    fn link(&self, post: Post<Command>, index: usize) -> WorkerLink {
+        let link = WorkerLink::new(post, index, self.max_sessions);
+        if self.dispatch == Dispatch::Inline { link } else { link.for_logic() }
+    }
+
+    fn sources(&self) -> Vec<ServiceSource> {
+        let listens = self.listens.iter().map(|listen| &listen.service);
+        listens.chain(self.connects.iter().map(|connect| &connect.service)).cloned().collect()
+    }
+
+    fn logic_plans(&self) -> (Vec<LogicPlan>, Vec<RunnerLink>) {
+        LogicPlan::all(self.dispatch.threads(), &self.sources(), self.timer_tick)
     }
 
     /// What each worker is made from.
     fn plans(&self, listening: Vec<Vec<(u16, UnboundListener)>>, seed: u64) -> Vec<Plan> {
-        let sources: Vec<_> = (self.listens.iter().map(|listen| &listen.service))
-            .chain(self.connects.iter().map(|connect| &connect.service))
-            .cloned()
-            .collect();
+        let sources = self.sources();
         let hand_over = listening_alone(listening.len(), self.share_listeners);
         let plan = |(index, listening)| Plan {
             index: index as u8,
             port: self.port.clone(),
             sources: sources.clone(),
+            dispatch: self.dispatch,
             connectors: self.connectors(),
             socket_options: self.listen_options.socket.clone(),
             timer_tick_ns: self.timer_tick.as_nanos() as u64,
@@ -388,6 +441,7 @@ impl Builder {
     fn into_handle(
         self,
         links: Vec<(EngineInfo, WorkerLink)>,
+        runners: Vec<RunnerLink>,
         threads: Vec<thread::JoinHandle<Report>>,
         seed: u64,
     ) -> Handle {
@@ -400,6 +454,7 @@ impl Builder {
             connectors: self.connects.into_iter().map(|connect| connect.name).collect(),
             max_sessions: self.max_sessions,
             addresses: Addresses::new(seed),
+            runners,
             pool: Pool::new(self.offload_threads + self.offload_queue),
             memory: MemoryCap::new(self.send_memory_max),
             running,
@@ -437,6 +492,11 @@ impl Builder {
         }
         if !(u128::from(TICK_NS_MIN)..=TICK_NS_MAX).contains(&self.timer_tick.as_nanos()) {
             return refuse("timer_tick must be between 10 us and 1 s".to_owned());
+        }
+        if let Dispatch::Threads(threads) = self.dispatch
+            && !(1..=256).contains(&threads)
+        {
+            return refuse(format!("there can be 1 to 256 logic threads, not {threads}"));
         }
         if !(1..=256).contains(&self.offload_threads) {
             return refuse("offload_threads must be between 1 and 256".to_owned());
@@ -514,6 +574,7 @@ struct Plan {
     index: u8,
     port: PortConfig,
     sources: Vec<ServiceSource>,
+    dispatch: Dispatch,
     connectors: Vec<Connector>,
     socket_options: SocketOptions,
     timer_tick_ns: u64,
@@ -581,14 +642,20 @@ impl Plan {
         inbox: Inbox<Command>,
         handle: Handle,
     ) -> (Worker, Result<()>) {
-        let service = |source: &ServiceSource| ((source.make)(), Rc::new(source.limits.clone()));
+        let service = |(index, source): (usize, &ServiceSource)| {
+            let service = match self.dispatch {
+                Dispatch::Inline => (source.make)(()),
+                Dispatch::Threads(_) => (source.forward)(index as u16),
+            };
+            (service, Rc::new(source.limits.clone()))
+        };
         let mut worker = Worker::new(
             port,
             WorkerParts {
                 index: self.index,
                 handle,
                 inbox,
-                services: self.sources.iter().map(service).collect(),
+                services: self.sources.iter().enumerate().map(service).collect(),
                 connectors: self.connectors,
                 socket_options: self.socket_options,
                 timer_tick_ns: self.timer_tick_ns,
@@ -609,8 +676,7 @@ impl Plan {
 fn gather_workers(
     opened: &mpsc::Receiver<Opened>,
     workers: usize,
-    max_sessions: usize,
-) -> Result<Vec<(EngineInfo, WorkerLink)>> {
+) -> Result<Vec<(u8, EngineInfo, Post<Command>)>> {
     let mut found = Vec::new();
     for message in opened.iter().take(workers) {
         match message {
@@ -619,27 +685,7 @@ fn gather_workers(
         }
     }
     found.sort_by_key(|(index, ..)| *index);
-    let link =
-        |(index, engine, post)| (engine, WorkerLink::new(post, usize::from(index), max_sessions));
-    Ok(found.into_iter().map(link).collect())
-}
-
-/// Starts the threads that run offloaded work; they end with the last worker.
-fn spawn_pool(handle: &Handle, threads: usize) -> Result<()> {
-    for index in 0..threads {
-        let pool = Arc::clone(&handle.0.pool);
-        let run = move || {
-            ThreadKind::Pool.enter();
-            while pool.wait() {
-                pool.turn();
-            }
-            Report::default()
-        };
-        let thread = spawn(format!("wharf-pool-{index}"), run)
-            .map_err(Error::io("cannot start a thread"))?;
-        handle.0.add_thread(thread);
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// Whether a listening socket serves more workers than its own.

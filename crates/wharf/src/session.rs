@@ -20,6 +20,7 @@ use crate::{
     handler::{CloseReason, SessionId},
     limits::Limits,
     log_limit::LogLimit,
+    logic::Lanes,
     metrics::Stats,
     send_queue::SendQueue,
     sending::{HeldBack, Sending},
@@ -54,8 +55,8 @@ pub(crate) struct Session {
     pub(crate) held_back: bool,
     /// What waits leaves without waiting for that flush.
     pub(crate) flushing: bool,
-    /// What arrived while frames were held back.
-    pub(crate) kept_back: Option<FrameBuf>,
+    /// What arrived while frames were held back; boxed because most sessions never are.
+    pub(crate) kept_back: Option<Box<FrameBuf>>,
     /// What is measured of sessions with a rate, and of strangers.
     pub(crate) meter: Option<Box<Meter>>,
     /// `None` when no deadline is running.
@@ -69,6 +70,14 @@ pub(crate) struct Session {
     /// The topics that it has subscribed to; the box is made with the first.
     #[expect(clippy::box_collection, reason = "as above")]
     pub(crate) memberships: Option<Box<Vec<Membership>>>,
+    /// Where its handler keeps its data: among the sessions of the thread that the handler is on.
+    pub(crate) place: u32,
+    /// Bytes of frames that wait for its logic thread.
+    pub(crate) logic_bytes: u32,
+    /// Its handler is on a logic thread, and has not been told that it is over.
+    pub(crate) in_logic: bool,
+    /// Its logic thread has been told to end it.
+    pub(crate) ending: bool,
     /// Which of the worker's services its handler is.
     pub(crate) service: u16,
     pub(crate) stage: Stage,
@@ -128,6 +137,47 @@ pub(crate) struct Shared {
     pub(crate) held_back: Vec<HeldBack>,
     /// Frames in the lines of all sessions.
     pub(crate) places: usize,
+    /// Frames that were whole, whether or not a handler had them.
+    pub(crate) frames_found: u64,
+    /// The ways to the logic threads; none where handlers run on the worker itself.
+    pub(crate) lanes: Lanes,
+    /// This is a logic thread's: its sessions' connections are on workers.
+    pub(crate) is_remote: bool,
+}
+
+impl Shared {
+    /// What the sessions of a worker share, or on a logic thread (`is_remote`) their other halves.
+    pub(crate) fn new(
+        now: Time,
+        pool: BufferPool,
+        timers: Wheel<TimerKey>,
+        handle: Handle,
+        framings: Vec<Rc<dyn Framing>>,
+        is_remote: bool,
+    ) -> Self {
+        let lanes = if is_remote { Lanes::none() } else { Lanes::new(&handle) };
+        Self {
+            now,
+            pool,
+            timers,
+            dirty: Vec::new(),
+            gathers: Vec::new(),
+            handle,
+            stats: Stats::default(),
+            closes_logged: LogLimit::default(),
+            protocol_logged: LogLimit::default(),
+            failures_logged: LogLimit::default(),
+            answer_hint_bytes: 0,
+            framings,
+            topics: Topics::default(),
+            parts: Vec::new(),
+            held_back: Vec::new(),
+            places: 0,
+            frames_found: 0,
+            lanes,
+            is_remote,
+        }
+    }
 }
 
 /// What a timer is for.
@@ -173,6 +223,10 @@ impl Session {
             deadline: None,
             user_timers: None,
             memberships: None,
+            place: id.slot(),
+            logic_bytes: 0,
+            in_logic: false,
+            ending: false,
             service,
             stage: Stage::Open,
             send_in_flight: false,
@@ -226,14 +280,20 @@ impl Session {
         if bytes.is_empty() {
             return;
         }
-        let buffer = self.kept_back.get_or_insert_with(|| pool.take(bytes.len()));
+        let buffer = self.kept_back.get_or_insert_with(|| Box::new(pool.take(bytes.len())));
         let total = buffer.len() + bytes.len();
         if total > buffer.capacity() {
             let mut larger = pool.take(total.max(buffer.capacity() * 2));
             larger.append(buffer);
-            *buffer = larger;
+            **buffer = larger;
         }
         buffer.append(bytes);
+    }
+
+    /// Where its handler keeps its data.
+    #[inline]
+    pub(crate) fn data_place(&self) -> usize {
+        self.place as usize
     }
 
     /// Whether the handler wants no frames for now.
@@ -423,29 +483,15 @@ mod tests {
             connectors: Vec::new(),
             max_sessions: 1,
             addresses: crate::addresses::Addresses::new(0),
+            runners: Vec::new(),
             pool: Pool::new(1),
             memory: MemoryCap::new(0),
             running: AtomicUsize::new(0),
             ended: Mutex::new(Ended::Running(Vec::new())),
         };
-        let mut shared = Shared {
-            now: Time::ZERO,
-            pool: port.buffers().clone(),
-            timers: Wheel::new(0, crate::timer::TICK_NS),
-            dirty: Vec::new(),
-            gathers: Vec::new(),
-            handle: Handle(Arc::new(links)),
-            stats: Stats::default(),
-            closes_logged: LogLimit::default(),
-            protocol_logged: LogLimit::default(),
-            failures_logged: LogLimit::default(),
-            answer_hint_bytes: 0,
-            framings: Vec::new(),
-            topics: Topics::default(),
-            parts: Vec::new(),
-            held_back: Vec::new(),
-            places: 0,
-        };
+        let timers = Wheel::new(0, crate::timer::TICK_NS);
+        let (pool, handle) = (port.buffers().clone(), Handle(Arc::new(links)));
+        let mut shared = Shared::new(Time::ZERO, pool, timers, handle, Vec::new(), false);
         let packet = Packet { id: 0, session: 0, body: b"body" };
         for (encoded, expected) in [
             (Err(FramingError::BodyEmpty), Err(SendError::Framing(FramingError::BodyEmpty))),

@@ -61,7 +61,7 @@ use crate::{
     error::Result,
     framing::{self, Framing, Packet},
     handle::ThreadKind,
-    logic::forget_turn,
+    logic::{Runner, forget_turn},
     server::Builder,
     worker::Worker,
 };
@@ -76,16 +76,18 @@ impl Builder {
     /// As for [`start`](Builder::start), but for what only a real system refuses.
     pub fn simulate(self, seed: u64, faults: Faults) -> Result<Simulation> {
         let net = SimNet::new(seed, faults);
-        let (workers, handle) = self.assemble(&net, seed)?;
+        let (workers, runners, handle) = self.assemble(&net, seed)?;
         // Whoever waits for a worker on this thread would wait for ever.
         ThreadKind::Worker.enter();
         Ok(Simulation {
             net,
             workers,
+            runners,
             handle,
             clients: Vec::new(),
             random: seed ^ 0x5eed,
             panics_expected: false,
+            logic_runs: true,
         })
     }
 }
@@ -99,10 +101,12 @@ fn resolve(address: impl ToSocketAddrs + fmt::Debug) -> SocketAddr {
 pub struct Simulation {
     net: SimNet,
     workers: Vec<Worker>,
+    runners: Vec<Runner>,
     handle: Handle,
     clients: Vec<Rc<RefCell<Peer>>>,
     random: u64,
     panics_expected: bool,
+    logic_runs: bool,
 }
 
 impl Simulation {
@@ -155,14 +159,6 @@ impl Simulation {
         &self.handle
     }
 
-    /// What the server has counted so far.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let mut total = Stats::default();
-        self.workers.iter().for_each(|worker| total.add(&worker.stats()));
-        total
-    }
-
     /// A number below `below`, decided by the seed, for the test's own choices.
     ///
     /// # Panics
@@ -183,23 +179,40 @@ impl Simulation {
         self.net.trace_hash()
     }
 
+    /// What has been counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.workers.iter().for_each(|worker| stats.add(&worker.stats()));
+        self.runners.iter().for_each(|runner| stats.add(&runner.stats()));
+        stats
+    }
+
+    /// Logic threads do nothing, as if their handlers took their time; `true` lets them go on. Without
+    /// [`Dispatch::Threads`](crate::Dispatch::Threads) there are none.
+    pub fn set_logic_running(&mut self, runs: bool) {
+        self.logic_runs = runs;
+    }
+
     /// Handlers that panic are part of the test: their sessions end with
     /// [`CloseReason::HandlerPanic`], and the simulation goes on.
     pub fn expect_panics(&mut self) {
         self.panics_expected = true;
     }
 
-    /// Lets one of them do something, whoever the seed says: a worker, a client, the network, or the
-    /// pool that runs offloaded work. Whether anything came of it.
+    /// Lets one of them do something, whoever the seed says: a worker, a logic thread, a client, the
+    /// network, or the pool that runs offloaded work. Whether anything came of it.
     pub fn step(&mut self) -> bool {
-        let (workers, clients) = (self.workers.len(), self.clients.len());
-        let all = workers + clients + 1 + NETWORK_SHARE;
-        let pick = next_random(&mut self.random) as usize % all;
-        if pick < workers {
+        let servers = self.workers.len() + self.runners.len();
+        let clients = self.clients.len();
+        let pick = next_random(&mut self.random) as usize % self.parties();
+        if pick < self.workers.len() {
             self.turn(pick)
-        } else if pick < workers + clients {
-            self.clients[pick - workers].borrow_mut().step(&mut self.random)
-        } else if pick == workers + clients {
+        } else if pick < servers {
+            self.turn_logic(pick - self.workers.len())
+        } else if pick < servers + clients {
+            self.clients[pick - servers].borrow_mut().step(&mut self.random)
+        } else if pick == servers + clients {
             self.handle.0.pool.turn()
         } else {
             self.net.step()
@@ -212,7 +225,7 @@ impl Simulation {
     /// A handler panicked; or it never comes to rest.
     pub fn run(&mut self) {
         for _ in 0..STEPS_MAX {
-            let tries = 2 * (self.workers.len() + self.clients.len() + 1 + NETWORK_SHARE);
+            let tries = 2 * self.parties();
             if (0..tries).any(|_| self.step()) {
                 continue;
             }
@@ -253,12 +266,19 @@ impl Simulation {
             self.run_for(DRAIN_TIMEOUT / 10);
         }
         let mut report = Report::default();
-        for worker in &mut self.workers {
-            let part = worker.report();
+        let mut add = |part: Report| {
             assert!(part.leftover.is_nothing(), "left over: {:?}", part.leftover);
             report.stats.add(&part.stats);
+        };
+        for worker in &mut self.workers {
+            add(worker.report());
+            self.handle.0.worker_ended();
         }
-        self.handle.0.pool.close();
+        for runner in &mut self.runners {
+            runner.turn(self.net.now());
+            assert!(runner.is_finished(), "a logic thread does not end");
+            add(runner.report());
+        }
         assert_eq!(self.handle.0.pool.outstanding(), 0, "offloaded work is left over");
         report
     }
@@ -268,6 +288,9 @@ impl Simulation {
         let mut moved = self.net.step() | self.handle.0.pool.turn();
         for index in 0..self.workers.len() {
             moved |= self.turn(index);
+        }
+        for index in 0..self.runners.len() {
+            moved |= self.turn_logic(index);
         }
         for client in &self.clients {
             moved |= client.borrow_mut().step(&mut self.random);
@@ -287,9 +310,26 @@ impl Simulation {
         moved
     }
 
+    fn turn_logic(&mut self, index: usize) -> bool {
+        let (runner, now) = (&mut self.runners[index], self.net.now());
+        if !self.logic_runs {
+            return false;
+        }
+        let moved = runner.has_orders() || runner.next_timer().is_some_and(|at| at <= now);
+        runner.turn(now);
+        moved
+    }
+
+    /// Who may be picked, counted as often as it is picked.
+    fn parties(&self) -> usize {
+        let servers = self.workers.len() + self.runners.len();
+        servers + self.clients.len() + 1 + NETWORK_SHARE
+    }
+
     fn next_timer(&self) -> Option<Time> {
         let running = self.workers.iter().filter(|worker| !worker.is_finished());
-        running.filter_map(Worker::next_timer).min()
+        let logic = self.runners.iter().filter(|_| self.logic_runs).filter_map(Runner::next_timer);
+        running.filter_map(Worker::next_timer).chain(logic).min()
     }
 
     fn check(&self) {

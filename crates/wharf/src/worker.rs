@@ -6,6 +6,7 @@
 //! make the same turn.
 
 mod ending;
+mod logic;
 mod memory;
 mod opening;
 mod orders;
@@ -24,13 +25,12 @@ use crate::{
     handler::{CloseReason, SessionId},
     limits::Limits,
     listener::Listener,
-    log_limit::LogLimit,
     logic::{Jobs, Outbox, Service},
     metrics::{Leftover, Report, Stats},
     sending::Sending,
     session::{Hold, SessionTable, Shared, Stage, TimerKey},
     timer::{TimerId, Wheel},
-    topic::{Piece, Topics},
+    topic::Piece,
 };
 
 /// One port and all that runs on it. Belongs to one thread.
@@ -70,6 +70,7 @@ pub(crate) struct Worker {
     releasing_bytes: usize,
     pieces: Vec<Piece>,
     attention: Vec<SessionId>,
+    held: Vec<SessionId>,
 }
 
 /// What a worker is made of, besides its port.
@@ -99,24 +100,9 @@ impl Worker {
         let framings = services.iter().map(|service| service.framing()).collect();
         let outbox = Some(Outbox::new(&parts.handle));
         let slots_max = parts.handle.0.workers[usize::from(parts.index)].slots();
-        let shared = Shared {
-            now,
-            pool: port.buffers().clone(),
-            timers: Wheel::new(now.as_nanos(), parts.timer_tick_ns),
-            dirty: Vec::new(),
-            gathers: Vec::new(),
-            handle: parts.handle,
-            stats: Stats::default(),
-            closes_logged: LogLimit::default(),
-            protocol_logged: LogLimit::default(),
-            failures_logged: LogLimit::default(),
-            answer_hint_bytes: 0,
-            framings,
-            topics: Topics::default(),
-            parts: Vec::new(),
-            held_back: Vec::new(),
-            places: 0,
-        };
+        let timers = Wheel::new(now.as_nanos(), parts.timer_tick_ns);
+        let pool = port.buffers().clone();
+        let shared = Shared::new(now, pool, timers, parts.handle, framings, false);
         Self {
             port,
             sessions: SessionTable::new(parts.index, slots_max),
@@ -144,6 +130,7 @@ impl Worker {
             releasing_bytes: 0,
             pieces: Vec::new(),
             attention: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -212,6 +199,7 @@ impl Worker {
         self.settle();
         self.flush();
         self.return_memory();
+        self.shared.lanes.hand_over(&self.shared.handle);
         self.outbox = Some(Outbox::leave());
     }
 
@@ -243,6 +231,7 @@ impl Worker {
                 sessions: self.sessions.len(),
                 timers: self.shared.timers.len(),
                 offloads: 0,
+                logic_bytes: self.shared.lanes.waiting_bytes(),
             },
         }
     }
@@ -282,11 +271,11 @@ impl Worker {
         self.shared.stats.bytes_received += buffer.len() as u64;
         session.receiving.last = session.receiving.clock(self.shared.now);
         match session.stage {
-            Stage::Open => {
+            Stage::Open if !session.ending => {
                 if session.meter.is_some() && !session.may_receive(buffer.len()) {
                     return self.end(id, CloseReason::Unauthenticated);
                 }
-                let frames_before = self.shared.stats.frames_received;
+                let frames_before = self.shared.frames_found;
                 self.shared.answer_hint_bytes = buffer.len();
                 self.services[usize::from(session.service)].on_received(
                     session,
@@ -295,12 +284,12 @@ impl Worker {
                 );
                 self.shared.answer_hint_bytes = 0;
                 if session.meter.is_some() {
-                    let frames = self.shared.stats.frames_received - frames_before;
+                    let frames = self.shared.frames_found - frames_before;
                     session.keep_rate(&mut self.shared, frames, buffer.len());
                 }
                 self.after_call(id);
             }
-            Stage::Flushing | Stage::Lingering => {
+            Stage::Open | Stage::Flushing | Stage::Lingering => {
                 let bytes = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
                 session.discarded_bytes = session.discarded_bytes.saturating_add(bytes);
             }
@@ -341,7 +330,7 @@ impl Worker {
             let service = &mut self.services[usize::from(session.service)];
             service.on_backpressure(session, &mut self.shared);
         }
-        self.after_call(id);
+        self.after_event(id);
     }
 
     /// The send queue has gone down to half of its soft mark after it was above.
@@ -351,7 +340,7 @@ impl Worker {
         session.release(&mut self.shared, Hold::SoftMark);
         if session.is_open() {
             self.services[usize::from(session.service)].on_writable(session, &mut self.shared);
-            self.after_call(id);
+            self.after_event(id);
         }
     }
 
@@ -426,6 +415,7 @@ impl Worker {
         if matches!(session.stage, Stage::Joining(_)) {
             self.releasing_bytes = self.releasing_bytes.saturating_sub(bytes);
         }
+        self.shared.link(id).unsent.set_queued(id, session.queue.bytes());
         match result {
             Ok(()) => {
                 self.shared.stats.sends += 1;
@@ -467,7 +457,7 @@ impl Worker {
         let Some(session) = self.sessions.get(id) else { return };
         let held = session.receiving.holds().any() && session.stage == Stage::Open;
         let receives = match session.stage {
-            Stage::Open => true,
+            Stage::Open => !session.ending,
             // Beyond that nothing more is read; the connection stays until its deadline, because
             // closing it with unread input would destroy what the peer has not yet got.
             Stage::Flushing | Stage::Lingering => {
@@ -498,6 +488,7 @@ impl Worker {
             session.queue.fill(&mut gather);
             self.shared.places += session.queue.places();
             session.flushing &= !session.queue.is_empty();
+            self.shared.link(session.id).unsent.set_queued(session.id, session.queue.bytes());
             session.send_in_flight = true;
             session.send_started = self.shared.now;
             let op = Op::Send { socket: session.socket, gather };

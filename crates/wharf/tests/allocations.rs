@@ -10,7 +10,7 @@ use std::{
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use wharf::{
-    Class, CloseReason, Context, Frame, Handle, Handler, Limits, Server, Topic,
+    Class, CloseReason, Context, Dispatch, Frame, Handle, Handler, Limits, Server, Topic,
     framing::LengthField,
     port::{self, Config, Engine, EngineChoice},
 };
@@ -44,12 +44,30 @@ impl Handler for Echo {
     }
 }
 
-fn start(engine: Engine) -> (Handle, SocketAddr) {
+/// Answers each frame with `send` alone.
+struct PlainEcho;
+
+impl Handler for PlainEcho {
+    type Session = ();
+
+    fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> wharf::Result {
+        cx.send(frame.body())?;
+        Ok(())
+    }
+}
+
+/// Handlers on a logic thread answer plainly.
+fn start(engine: Engine, dispatch: Dispatch) -> (Handle, SocketAddr) {
     let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
     // A frame that is never whole may declare as much as this.
     let limits = Limits { frame_bytes_max: 64 << 20, ..Limits::default() };
-    let listen = Server::builder().workers(1).port(config).limits(limits);
-    let handle = listen.listen("127.0.0.1:0", LengthField::u32_be(), || Echo).start().unwrap();
+    let builder = Server::builder().workers(1).port(config).limits(limits).dispatch(dispatch);
+    let (any, framing) = ("127.0.0.1:0", LengthField::u32_be());
+    let server = match dispatch {
+        Dispatch::Inline => builder.listen(any, framing, || Echo),
+        Dispatch::Threads(_) => builder.listen(any, framing, || PlainEcho),
+    };
+    let handle = server.start().unwrap();
     let address = handle.local_addrs()[0];
     (handle, address)
 }
@@ -67,13 +85,14 @@ fn a_warm_server_allocates_nothing_for_a_message_and_nothing_for_a_declared_leng
         .collect();
     assert!(!engines.is_empty(), "no engine works here");
     for engine in engines {
-        messages(engine);
+        messages(engine, Dispatch::Inline);
+        messages(engine, Dispatch::Threads(1));
         declared_lengths(engine);
     }
 }
 
-fn messages(engine: Engine) {
-    let (handle, address) = start(engine);
+fn messages(engine: Engine, dispatch: Dispatch) {
+    let (handle, address) = start(engine, dispatch);
     let mut client = TcpStream::connect(address).unwrap();
     client.set_nodelay(true).unwrap();
     // One frame alone, several together, and one that is split over two receive buffers. Each is sent
@@ -102,7 +121,10 @@ fn messages(engine: Engine) {
     };
     let counts: Vec<usize> = (0..10).map(|_| stretch()).collect();
     let quiet = counts.iter().filter(|count| **count == 0).count();
-    assert!(quiet >= 5, "{engine}: allocations in stretches of 2000 rounds: {counts:?}");
+    assert!(
+        quiet >= 5,
+        "{engine} {dispatch:?}: allocations in stretches of 2000 rounds: {counts:?}"
+    );
     drop(client);
     finish(&handle);
 }
@@ -110,7 +132,7 @@ fn messages(engine: Engine) {
 /// A header is all that they send; the memory of the process follows what has come, not what was
 /// announced.
 fn declared_lengths(engine: Engine) {
-    let (handle, address) = start(engine);
+    let (handle, address) = start(engine, Dispatch::Inline);
     let lengths = [65_535, 60 << 20, (64 << 20) + 1, 1 << 31, u32::MAX];
     let region = Region::new(ALLOCATOR);
     let mut clients = Vec::new();

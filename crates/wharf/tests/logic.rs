@@ -11,8 +11,8 @@ use std::{
 };
 
 use wharf::{
-    Builder, CloseReason, Context, Frame, Handler, Job, Limits, Result, SendError, Server,
-    SessionId,
+    Builder, CloseReason, Context, Dispatch, Frame, Handler, Job, Limits, Result, SendError,
+    Server, SessionId,
     framing::LengthField,
     testing::{Client, Faults, Simulation, for_seeds},
 };
@@ -57,6 +57,14 @@ fn faults(seed: u64) -> Faults {
     if seed.is_multiple_of(2) { Faults::rough() } else { Faults::none() }
 }
 
+/// Every third seed has its handlers on the workers, the others on one logic thread, or two.
+fn dispatch(seed: u64) -> Dispatch {
+    match seed % 3 {
+        0 => Dispatch::Inline,
+        threads => Dispatch::Threads(threads as usize),
+    }
+}
+
 fn clients(sim: &mut Simulation, count: usize) -> Vec<Client<LengthField>> {
     (0..count).map(|_| sim.connect(ADDRESS, FRAMING)).collect()
 }
@@ -95,7 +103,7 @@ fn jobs_of_a_key_share_its_state_and_keep_each_posters_order() {
             }
             Ok(())
         });
-        let mut sim = server.simulate(seed, faults(seed)).unwrap();
+        let mut sim = server.dispatch(dispatch(seed)).simulate(seed, faults(seed)).unwrap();
         let clients = clients(&mut sim, 4);
         for n in 0..10 {
             clients.iter().for_each(|client| client.send(&[n, 1, 2]));
@@ -135,7 +143,7 @@ fn what_jobs_send_arrives_in_order_and_a_panic_costs_one_job() {
             })?;
             Ok(())
         });
-        let mut sim = server.simulate(seed, Faults::none()).unwrap();
+        let mut sim = server.dispatch(dispatch(seed)).simulate(seed, Faults::none()).unwrap();
         let clients = clients(&mut sim, 4);
         for n in 0..8 {
             let body: &[u8] = if n == 3 { b"panic" } else { b"say" };
@@ -208,7 +216,7 @@ fn results_come_once_to_the_session_that_asked_or_are_dropped() {
             Ok(())
         });
         let server = server.offload_threads(1).offload_queue(7);
-        let mut sim = server.simulate(seed, faults(seed)).unwrap();
+        let mut sim = server.dispatch(dispatch(seed)).simulate(seed, faults(seed)).unwrap();
         let clients = clients(&mut sim, 5);
         for (index, client) in clients.iter().enumerate() {
             (0..6).for_each(|n| client.send(&[n]));
@@ -249,7 +257,7 @@ fn work_that_panics_costs_its_result_and_a_held_session() {
             cx.send(body)?;
             Ok(())
         });
-        let mut sim = server.simulate(seed, Faults::none()).unwrap();
+        let mut sim = server.dispatch(dispatch(seed)).simulate(seed, Faults::none()).unwrap();
         let (held, other) = (sim.connect(ADDRESS, FRAMING), sim.connect(ADDRESS, FRAMING));
         held.send(b"hold");
         other.send(b"one");
@@ -311,7 +319,7 @@ fn frames_of_a_held_session_wait_and_come_in_order() {
             cx.send(body)?;
             Ok(())
         });
-        let mut sim = server.simulate(seed, faults(seed)).unwrap();
+        let mut sim = server.dispatch(dispatch(seed)).simulate(seed, faults(seed)).unwrap();
         let clients = clients(&mut sim, 3);
         let sent: Vec<Vec<u8>> = (0..12_u8).map(|n| vec![n; 1 + 100 * usize::from(n)]).collect();
         for client in &clients {
@@ -355,6 +363,66 @@ fn a_held_session_is_not_received_from() {
     assert!(stats.bytes_received < 20_000, "{} bytes of a megabyte", stats.bytes_received);
 }
 
+// ---- logic threads -----------------------------------------------------------------------------
+
+/// While a logic thread takes its time, its sessions are received from up to their bound and one
+/// receive's credit; then everything comes, in order, and so does the end of the stream.
+#[test]
+fn a_slow_logic_thread_is_not_sent_more_than_its_bound() {
+    for_seeds(6000..6050, |seed| {
+        let limits = Limits { logic_queue_bytes_max: 10_000, ..Limits::default() };
+        let ended = Ended::default();
+        let seen = Arc::clone(&ended);
+        let handler = move || Scripted {
+            script: Arc::new(|cx: &mut Context<'_, ()>, body: &[u8]| Ok(cx.send(&body[..2])?)),
+            ended: Arc::clone(&seen),
+        };
+        let server = Server::builder().workers(2).limits(limits).listen(ADDRESS, FRAMING, handler);
+        let server = server.dispatch(Dispatch::Threads(2));
+        let mut sim = server.simulate(seed, Faults::none()).unwrap();
+        sim.set_logic_running(false);
+        let clients = clients(&mut sim, 3);
+        for n in 0..100_u8 {
+            clients.iter().for_each(|client| client.send(&[n; 1000]));
+        }
+        clients.iter().for_each(|client| client.end());
+        sim.run();
+        let received = sim.stats().bytes_received;
+        assert!(received <= 3 * (10_000 + 2 * 16 * 1024), "{received} of 300,000 bytes");
+        assert!(received >= 3 * 10_000, "{received}");
+        sim.set_logic_running(true);
+        sim.run();
+        for client in &clients {
+            assert!(client.received().iter().map(|body| body[1]).eq(0..100));
+            assert!(client.is_closed());
+        }
+        assert!(ended.lock().unwrap().iter().all(|(_, why)| *why == CloseReason::PeerClosed));
+        sim.finish();
+    });
+}
+
+/// A drain finds frames on their way to logic: they are handled, and their answers leave.
+#[test]
+fn a_drain_lets_logic_finish_first() {
+    for_seeds(7000..7050, |seed| {
+        let (server, ended) = server::<()>(|cx, body| Ok(cx.send(body)?));
+        let mut sim = server.dispatch(Dispatch::Threads(2)).simulate(seed, Faults::none()).unwrap();
+        let clients = clients(&mut sim, 3);
+        clients.iter().for_each(|client| client.send(b"first"));
+        sim.run();
+        sim.set_logic_running(false);
+        clients.iter().for_each(|client| client.send(b"second"));
+        sim.run();
+        sim.handle().drain(Duration::from_secs(10));
+        sim.run();
+        sim.set_logic_running(true);
+        sim.run();
+        assert!(clients.iter().all(|client| client.received() == [&b"first"[..], b"second"]));
+        assert!(ended.lock().unwrap().iter().all(|(_, why)| *why == CloseReason::Drain));
+        sim.finish();
+    });
+}
+
 // ---- calls -------------------------------------------------------------------------------------
 
 /// Calls by one thread run in its order, on the session's data; those for a session that is over are
@@ -371,7 +439,7 @@ fn calls_run_in_order_on_the_sessions_data() {
             names.lock().unwrap().insert(body[0], cx.id());
             Ok(())
         });
-        let mut sim = server.simulate(seed, Faults::none()).unwrap();
+        let mut sim = server.dispatch(dispatch(seed)).simulate(seed, Faults::none()).unwrap();
         let clients = clients(&mut sim, 2);
         (0..2).for_each(|n| clients[n as usize].send(&[n]));
         sim.run();

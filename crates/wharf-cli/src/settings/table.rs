@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::chat::{ChatAddress, StoreLocation};
 use super::choice::{DuplicateLogin, Engine, LogFormat, LogLevel, OverRate};
 use super::definition::settings;
-use super::value::{Bytes, EchoListener, Workers};
+use super::value::{Bytes, Dispatch, EchoListener, Workers};
 
 settings! {
     /// What the server listens on, and with which threads and engine.
@@ -60,6 +60,14 @@ settings! {
             unit: "threads",
             range: 1..=256,
             reason: "A worker never waits for another, so one per core uses the machine. A session id has room for 256 workers.",
+        }
+        /// Where handlers run: inline on the worker that has the connection, or threads:N for N
+        /// threads beside the workers, each session on one of them.
+        dispatch: Dispatch {
+            default: "inline",
+            unit: "threads",
+            range: 1..=256,
+            reason: "Inline copies no frame and wakes nobody. Threads are for handlers that take their time: they hold up no connection but their own thread's.",
         }
         /// The completion engine. auto takes the best that this machine allows and says which; an
         /// engine named here that cannot start is an error.

@@ -200,6 +200,39 @@ impl Value for Workers {
     }
 }
 
+/// Where handlers run: on the workers, or on so many threads beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dispatch {
+    Inline,
+    Threads(u32),
+}
+
+impl Value for Dispatch {
+    fn parse(text: &str, _unit: &str) -> Result<Self, String> {
+        let threads = || text.strip_prefix("threads:")?.parse().ok();
+        match text {
+            "inline" => Ok(Self::Inline),
+            _ => threads().map(Self::Threads).ok_or_else(|| {
+                format!("`{text}` is neither `inline` nor `threads:N` with a number N")
+            }),
+        }
+    }
+
+    fn toml(&self) -> String {
+        match self {
+            Self::Inline => quoted("inline"),
+            Self::Threads(count) => quoted(&format!("threads:{count}")),
+        }
+    }
+
+    fn magnitude(&self) -> Option<u64> {
+        match self {
+            Self::Inline => None,
+            Self::Threads(count) => Some(u64::from(*count)),
+        }
+    }
+}
+
 /// One echo listener: `FRAMING@ADDR`, or `ADDR` alone for the `study` framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EchoListener {
@@ -335,6 +368,13 @@ mod tests {
         refuse::<u32>("4294967296", "sessions", "a whole number");
         refuse::<Workers>("all", "threads", "a number or `auto`");
         refuse::<bool>("1", "", "`true` or `false`");
+        check::<Dispatch>("inline", "threads", "\"inline\"");
+        check::<Dispatch>("threads:2", "threads", "\"threads:2\"");
+        for wrong in ["threads", "threads:", "threads:x", "2", "threads:-1"] {
+            refuse::<Dispatch>(wrong, "threads", "neither `inline` nor `threads:N`");
+        }
+        assert!(parse_within::<Dispatch>("threads:0", "", &[1..=256]).is_err());
+        assert!(parse_within::<Dispatch>("threads:257", "", &[1..=256]).is_err());
         assert_eq!(Workers::Count(3).count(), 3);
         assert!(Workers::Auto.count() >= 1);
     }

@@ -6,15 +6,15 @@
 
 use std::{any::Any, collections::BTreeMap};
 
-use wharf_port::{PostError, Time};
+use wharf_port::Time;
 
-use super::guard;
+use super::{guard, runner::Order};
 use crate::{
     connector::next_random,
     error::SendError,
-    handle::{Command, Handle, Links},
+    handle::{Command, Handle, Links, refusal},
     handler::Context,
-    metrics::Stats,
+    session::Shared,
 };
 
 /// A closure on its way to the thread that owns its key.
@@ -133,11 +133,13 @@ impl<S> Context<'_, S> {
 
 impl Links {
     fn post_job(&self, posted: Posted) -> Result<(), SendError> {
-        let owner = owner(posted.key, self.workers.len());
-        self.workers[owner].post.post(Command::Job(posted)).map_err(|error| match error {
-            PostError::Full(_) => SendError::WouldExceed,
-            PostError::Closed(_) => SendError::Closed,
-        })
+        if self.runners.is_empty() {
+            let worker = &self.workers[owner(posted.key, self.workers.len())];
+            worker.post.post(Command::Job(posted)).map_err(refusal)
+        } else {
+            let runner = &self.runners[owner(posted.key, self.runners.len())];
+            runner.post.post(Order::Job(posted)).map_err(refusal)
+        }
     }
 }
 
@@ -160,8 +162,10 @@ struct KeyState(Vec<Box<dyn Any>>);
 
 impl Jobs {
     /// Runs one job. A panic ends it and nothing else.
-    pub(crate) fn run(&mut self, posted: Posted, now: Time, handle: &Handle, stats: &mut Stats) {
+    pub(crate) fn run(&mut self, posted: Posted, shared: &mut Shared) {
         let Posted { key, job } = posted;
+        let Shared { now, handle, stats, .. } = shared;
+        let now = *now;
         stats.jobs += 1;
         let state = self.states.entry(key).or_default();
         let ran = guard(|| job(&mut Job { key, now, handle, state }));

@@ -1,10 +1,10 @@
-//! What a worker's turn has for other threads: collected, and handed over once at its end, with one
-//! lock and one wake-up for each thread that gets something.
+//! What a turn has for other threads: collected, and handed over once at its end, with one lock and
+//! one wake-up for each thread that gets something.
 //!
-//! While a worker runs its turn, every order that is given on its thread goes through its outbox,
-//! whoever gives it: a handler through [`Handle`], a job, the library itself. So the order in which a
-//! thread gives orders is the order in which each worker gets them. On all other threads an order is
-//! posted at once.
+//! While a worker or a logic thread runs its turn, every order that is given on its thread goes through
+//! its outbox, whoever gives it: a handler through [`Handle`] or its context, a job, the library itself.
+//! So the order in which a thread gives orders is the order in which each of the others gets them. On
+//! all other threads an order is posted at once.
 
 use std::{
     cell::RefCell,
@@ -17,12 +17,22 @@ use std::{
 
 use wharf_port::{Post, PostError};
 
-use crate::handle::{Command, Handle};
+use super::{
+    guard,
+    home::{Home, Homed},
+    runner::Order,
+};
+use crate::{
+    framing::{Framing, FramingError, Packet},
+    handle::{Command, Handle},
+    handler::SessionId,
+};
 
-/// The way to a worker's inbox: through the outbox of the calling thread, if it has one.
-pub(crate) struct Way {
-    post: Post<Command>,
-    /// The worker's number.
+/// The way to the inbox of a worker or a logic thread: through the outbox of the calling thread, if it
+/// has one.
+pub(crate) struct Way<T> {
+    post: Post<T>,
+    /// The number of the worker, or of the logic thread.
     index: usize,
     drain: Arc<AskedToDrain>,
 }
@@ -33,26 +43,72 @@ struct AskedToDrain(AtomicU64);
 
 const NOT_ASKED: u64 = u64::MAX;
 
-/// What the present turn has for each worker.
-pub(crate) struct Outbox {
-    lanes: Vec<Lane>,
+/// What an outbox has lanes for.
+pub(crate) trait Parcel: Sized {
+    fn lanes(outbox: &mut Outbox) -> &mut [Lane<Self>];
+    /// Drops it where nobody takes it; what it holds may be the user's, and panic.
+    fn drop_guarded(self);
 }
 
-struct Lane {
-    post: Post<Command>,
-    commands: Vec<Command>,
-    /// The drain that this turn has asked for, behind its commands.
+impl Parcel for Command {
+    fn lanes(outbox: &mut Outbox) -> &mut [Lane<Self>] {
+        &mut outbox.workers
+    }
+
+    fn drop_guarded(self) {
+        match self {
+            Command::Event { event, .. } => event.drop_guarded(),
+            Command::Job(posted) => posted.drop_guarded(),
+            Command::Broadcast { filter, .. } => _ = guard(|| drop(filter)),
+            other => drop(other),
+        }
+    }
+}
+
+impl Parcel for Order {
+    fn lanes(outbox: &mut Outbox) -> &mut [Lane<Self>] {
+        &mut outbox.runners
+    }
+
+    fn drop_guarded(self) {
+        match self {
+            Order::Job(posted) => posted.drop_guarded(),
+            other => drop(other),
+        }
+    }
+}
+
+/// What the present turn has for each thread.
+pub(crate) struct Outbox {
+    workers: Vec<Lane<Command>>,
+    runners: Vec<Lane<Order>>,
+    /// By worker.
+    written: Vec<Written>,
+}
+
+pub(crate) struct Lane<T> {
+    post: Post<T>,
+    parcels: Vec<T>,
+    /// The drain that this turn has asked for, behind its parcels.
     drain: Option<Duration>,
     asked: Arc<AskedToDrain>,
 }
 
+/// Frames that a logic thread has encoded for one worker's sessions in this turn.
+struct Written {
+    bytes: Option<Homed<Vec<u8>>>,
+    /// Where among the worker's commands the one stands that takes the bytes along.
+    place: usize,
+    home: Arc<Home<Vec<u8>>>,
+}
+
 thread_local! {
-    /// The outbox of the worker whose turn this thread runs.
+    /// The outbox of the turn that this thread runs.
     static CURRENT: RefCell<Option<Outbox>> = const { RefCell::new(None) };
 }
 
-impl Way {
-    pub(crate) fn new(post: Post<Command>, index: usize) -> Self {
+impl<T: Parcel> Way<T> {
+    pub(crate) fn new(post: Post<T>, index: usize) -> Self {
         let drain = Arc::new(AskedToDrain(AtomicU64::new(NOT_ASKED)));
         Self { post, index, drain }
     }
@@ -60,19 +116,58 @@ impl Way {
     /// Gives an order: at the end of the turn on a thread that runs one, otherwise now.
     ///
     /// # Errors
-    /// The inbox is full, counting what this turn has for it already, or its worker is gone. What a
-    /// turn has for a worker that goes before its end is dropped.
-    pub(crate) fn post(&self, command: Command) -> Result<(), PostError<Command>> {
+    /// The inbox is full, counting what this turn has for it already, or its thread is gone. What a
+    /// turn has for a thread that goes before its end is dropped.
+    pub(crate) fn post(&self, parcel: T) -> Result<(), PostError<T>> {
         self.with_lane(|lane| {
-            let Some(lane) = lane else { return self.post.post(command) };
-            if !self.post.has_room(lane.commands.len() + 1) {
-                return Err(PostError::Full(command));
+            let Some(lane) = lane else { return self.post.post(parcel) };
+            if !self.post.has_room(lane.parcels.len() + 1) {
+                return Err(PostError::Full(parcel));
             }
-            lane.commands.push(command);
+            lane.parcels.push(parcel);
             Ok(())
         })
     }
 
+    /// Gives an order now, of which its giver must know whether it was taken.
+    ///
+    /// # Errors
+    /// As for [`post`](Self::post).
+    pub(crate) fn post_now(&self, parcel: T) -> Result<(), PostError<T>> {
+        self.post.post(parcel)
+    }
+
+    /// Gives an order that has its place already, by a bound of its own: at the end of the turn on a
+    /// thread that runs one, otherwise now. It is dropped if the thread is gone.
+    pub(crate) fn post_reserved(&self, parcel: T) {
+        let refused = self.with_lane(|lane| match lane {
+            Some(lane) => {
+                lane.parcels.push(parcel);
+                None
+            }
+            None => self.post.post_reserved(parcel).err(),
+        });
+        if let Some(PostError::Closed(parcel) | PostError::Full(parcel)) = refused {
+            parcel.drop_guarded();
+        }
+    }
+
+    /// The lane to this thread of the turn that runs here. A handle of another server may be used,
+    /// too: that has none.
+    fn with_lane<R>(&self, use_it: impl FnOnce(Option<&mut Lane<T>>) -> R) -> R {
+        CURRENT.with_borrow_mut(|current| {
+            let lane = current.as_mut().and_then(|outbox| T::lanes(outbox).get_mut(self.index));
+            use_it(lane.filter(|lane| lane.post.same(&self.post)))
+        })
+    }
+
+    fn lane(&self) -> Lane<T> {
+        let (post, asked) = (self.post.clone(), Arc::clone(&self.drain));
+        Lane { post, parcels: Vec::new(), drain: None, asked }
+    }
+}
+
+impl Way<Command> {
     /// Asks the worker to drain, behind what this turn has for it. Always possible.
     pub(crate) fn ask_to_drain(&self, within: Duration) {
         self.with_lane(|lane| match lane {
@@ -89,29 +184,49 @@ impl Way {
         }
     }
 
-    /// The lane to this worker of the turn that runs on this thread. A handle of another server may
-    /// be used here, too: that has none.
-    fn with_lane<R>(&self, use_it: impl FnOnce(Option<&mut Lane>) -> R) -> R {
+    /// Encodes a frame for a session of this worker, on a logic thread: how many bytes it is long, or
+    /// `None` if the worker has more to do than it may. Frames that follow each other on one session
+    /// cost one order.
+    pub(crate) fn write(
+        &self,
+        to: SessionId,
+        framing: &dyn Framing,
+        packet: Packet<'_>,
+    ) -> Result<Option<usize>, FramingError> {
         CURRENT.with_borrow_mut(|current| {
-            let lane = current.as_mut().and_then(|outbox| outbox.lanes.get_mut(self.index));
-            use_it(lane.filter(|lane| lane.post.same(&self.post)))
+            let outbox = current.as_mut().expect("a handler is called in a turn");
+            let (lane, written) =
+                (&mut outbox.workers[self.index], &mut outbox.written[self.index]);
+            if !self.post.has_room(lane.parcels.len() + 2) {
+                return Ok(None);
+            }
+            let bytes = match &mut written.bytes {
+                Some(bytes) => bytes,
+                none => {
+                    written.place = lane.parcels.len();
+                    lane.parcels.push(Command::Bytes(None));
+                    none.insert(written.home.take())
+                }
+            };
+            let start = bytes.len();
+            let room = framing.encoded_len(packet.body.len());
+            bytes.resize(start + room, 0);
+            let len = framing.encode(packet, &mut bytes[start..]);
+            let len = len
+                .and_then(|len| if len > room { Err(FramingError::OutOfBounds) } else { Ok(len) });
+            bytes.truncate(start + *len.as_ref().unwrap_or(&0));
+            let len = len?;
+            match lane.parcels.last_mut() {
+                Some(Command::Encoded { to: last, end, frames, .. })
+                    if *last == to && *end == start =>
+                {
+                    *end += len;
+                    *frames += 1;
+                }
+                _ => lane.parcels.push(Command::Encoded { to, start, end: start + len, frames: 1 }),
+            }
+            Ok(Some(len))
         })
-    }
-
-    /// Gives an order now, of which its giver must know whether it was taken.
-    ///
-    /// # Errors
-    /// As for [`post`](Self::post).
-    pub(crate) fn post_now(&self, command: Command) -> Result<(), PostError<Command>> {
-        self.post.post(command)
-    }
-
-    /// Gives an order that has its place already, by a bound of its own. False if the worker is gone.
-    pub(crate) fn post_reserved(&self, command: Command) -> bool {
-        let mut commands = vec![command];
-        let taken = self.post.post_all(&mut commands);
-        commands.into_iter().for_each(Command::drop_guarded);
-        taken
     }
 }
 
@@ -125,6 +240,14 @@ impl AskedToDrain {
     }
 }
 
+impl<T: Parcel> Lane<T> {
+    fn hand_over(&mut self) {
+        if !self.parcels.is_empty() && !self.post.post_all(&mut self.parcels) {
+            self.parcels.drain(..).for_each(T::drop_guarded);
+        }
+    }
+}
+
 /// Forgets the turn that this thread was running, if a panic has cut it off.
 pub(crate) fn forget_turn() {
     CURRENT.take();
@@ -132,13 +255,13 @@ pub(crate) fn forget_turn() {
 
 impl Outbox {
     pub(crate) fn new(handle: &Handle) -> Self {
-        let lane = |way: &Way| Lane {
-            post: way.post.clone(),
-            commands: Vec::new(),
-            drain: None,
-            asked: Arc::clone(&way.drain),
-        };
-        Self { lanes: handle.0.workers.iter().map(|worker| lane(&worker.post)).collect() }
+        let links = &handle.0;
+        let written = |_: &_| Written { bytes: None, place: 0, home: Arc::default() };
+        Self {
+            workers: links.workers.iter().map(|worker| worker.post.lane()).collect(),
+            runners: links.runners.iter().map(|runner| runner.post.lane()).collect(),
+            written: links.workers.iter().map(written).collect(),
+        }
     }
 
     /// Begins a turn on this thread.
@@ -150,14 +273,16 @@ impl Outbox {
     /// Ends the turn on this thread and hands over what it had for others.
     pub(crate) fn leave() -> Self {
         let mut outbox = CURRENT.take().expect("a turn is over");
-        for lane in &mut outbox.lanes {
-            if !lane.commands.is_empty() && !lane.post.post_all(&mut lane.commands) {
-                lane.commands.drain(..).for_each(Command::drop_guarded);
+        for (lane, written) in outbox.workers.iter_mut().zip(&mut outbox.written) {
+            if let Some(bytes) = written.bytes.take() {
+                lane.parcels[written.place] = Command::Bytes(Some(bytes));
             }
+            lane.hand_over();
             if let Some(within) = lane.drain.take() {
                 lane.asked.ask(within, &lane.post);
             }
         }
+        outbox.runners.iter_mut().for_each(Lane::hand_over);
         outbox
     }
 }

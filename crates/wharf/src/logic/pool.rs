@@ -157,7 +157,7 @@ impl crate::handle::Links {
     fn deliver(&self, id: SessionId, event: Event) {
         let worker = &self.workers[usize::from(id.worker())];
         // A worker that is gone has no sessions: what the event holds is dropped with it.
-        let _ = worker.post.post_reserved(Command::Event { id, event });
+        worker.post.post_reserved(Command::Event { id, event });
     }
 }
 

@@ -40,7 +40,8 @@ impl Session {
     /// it.
     pub(crate) fn release(&mut self, shared: &mut Shared, hold: Hold) -> bool {
         let goes_on = self.receiving.release(hold, shared.now) && self.stage == Stage::Open;
-        if goes_on {
+        // On a logic thread nothing is received: the worker is told, and has the deadlines.
+        if goes_on && !shared.is_remote {
             self.arm(shared);
         }
         goes_on

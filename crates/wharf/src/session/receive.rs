@@ -19,6 +19,8 @@ pub(crate) enum Hold {
     Frames = 4,
     /// It has sent more than its rate allows.
     Rate = 8,
+    /// Too much waits for its logic thread.
+    Logic = 16,
 }
 
 /// The [`Hold`]s of a session.

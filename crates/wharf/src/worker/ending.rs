@@ -16,6 +16,7 @@ impl Worker {
     pub(super) fn end(&mut self, id: SessionId, reason: CloseReason) {
         let Some(session) = self.sessions.get(id) else { return };
         match session.stage {
+            Stage::Open if session.in_logic => return self.end_in_logic(id, reason),
             Stage::Open => self.leave_topics(id),
             Stage::Connecting => return self.join(id, Close::Reset),
             Stage::Flushing | Stage::Lingering | Stage::Joining(_) => return,
@@ -24,14 +25,18 @@ impl Worker {
         let session = self.sessions.get(id).expect("looked up above");
         session.stage = Stage::Flushing;
         session.end_handling(&mut self.shared);
+        self.services[usize::from(session.service)].on_close(session, &mut self.shared, reason);
+        self.ended(id, reason);
+        self.flush_or_abort(id, reason);
+    }
+
+    /// Notes why a session has ended; an outgoing one may be made again.
+    pub(super) fn ended(&mut self, id: SessionId, reason: CloseReason) {
+        let session = self.sessions.get(id).expect("it has just ended");
         self.shared.stats.closed[reason as usize] += 1;
         if let Some(left_out) = self.shared.closes_logged.admit(self.shared.now) {
             tracing::debug!(session = %id, peer = %session.peer, %reason, left_out, "session closed");
         }
-        self.services[usize::from(session.service)].on_close(session, &mut self.shared, reason);
-        let session = self.sessions.get(id).expect("on_close frees no session");
-        let flush_timeout = session.limits.close_flush_timeout;
-        let drained = session.queue.is_empty() && !session.send_in_flight;
         if let Some(attempt) = self.outgoing.remove(&id)
             && !matches!(
                 reason,
@@ -43,12 +48,18 @@ impl Worker {
         {
             self.connect_later(attempt);
         }
+    }
+
+    /// Goes on to the end of a session that the handler has been told of.
+    pub(super) fn flush_or_abort(&mut self, id: SessionId, reason: CloseReason) {
+        let session = self.sessions.get(id).expect("still flushing");
+        let flush_timeout = session.limits.close_flush_timeout;
+        let drained = session.queue.is_empty() && !session.send_in_flight;
         if reason.aborts() {
             self.abort(id);
         } else if drained {
             self.end_stream(id);
         } else {
-            let session = self.sessions.get(id).expect("still flushing");
             session.set_deadline(&mut self.shared, Some(flush_timeout));
             session.mark_dirty(&mut self.shared);
         }
@@ -103,7 +114,7 @@ impl Worker {
     pub(super) fn close_if_joined(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let Stage::Joining(how) = session.stage else { return };
-        if session.receiving.in_flight || session.send_in_flight {
+        if session.receiving.in_flight || session.send_in_flight || session.in_logic {
             return;
         }
         self.port.close(session.socket, how);

@@ -116,6 +116,7 @@ impl Worker {
 
     /// The connection is there: tells the handler, then receives.
     pub(super) fn opened(&mut self, id: SessionId) {
+        self.link().unsent.set_queued(id, 0);
         let session = self.sessions.get(id).expect("just inserted");
         let bytes_max = session.limits.send_queue_bytes_max;
         self.shared.link(id).set_live(id, bytes_max);
@@ -225,7 +226,8 @@ impl Worker {
         attempt.failures += 1;
         let retry_in = self.connect_later(attempt);
         let service = self.connectors[usize::from(attempt.connector)].service;
-        self.services[usize::from(service)].on_connect_failed(attempt.address, error, retry_in);
+        let service = &mut self.services[usize::from(service)];
+        service.on_connect_failed(&mut self.shared, attempt.address, error, retry_in);
     }
 
     /// Plans the next attempt, if the connector makes one.

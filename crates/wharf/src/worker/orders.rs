@@ -9,9 +9,9 @@ use crate::{
     connector::Attempt,
     handle::{Command, SessionInfo},
     handler::{CloseReason, SessionId},
-    logic::Event,
+    logic::{Event, Homed},
     sending::Class,
-    session::{Due, Hold, Session, Shared, Stage, TimerKey},
+    session::{Due, Hold, Session, Stage, TimerKey},
 };
 
 impl Worker {
@@ -95,10 +95,12 @@ impl Worker {
         let mut commands = std::mem::take(&mut self.commands);
         self.inbox.drain(&mut commands);
         let asked = !commands.is_empty();
+        let mut bytes = None;
         for command in commands.drain(..) {
-            self.run_command(command);
+            self.run_command(command, &mut bytes);
         }
         self.commands = commands;
+        self.receive_again();
         if asked && let Some(within) = self.link().post.take_drain() {
             self.drain(within);
         }
@@ -110,12 +112,15 @@ impl Worker {
         debug_assert!(self.draining);
         let mut commands = std::mem::take(&mut self.commands);
         self.inbox.close(&mut commands);
+        let mut bytes = None;
         for command in commands {
-            self.run_command(command);
+            self.run_command(command, &mut bytes);
         }
+        self.shared.lanes.hand_over(&self.shared.handle);
     }
 
-    pub(super) fn run_command(&mut self, command: Command) {
+    /// Runs one order; `written` is what the present batch of a logic thread has encoded.
+    pub(super) fn run_command(&mut self, command: Command, written: &mut Option<Homed<Vec<u8>>>) {
         match command {
             Command::Send { to, class, packet_id, body } => self.send(to, class, packet_id, &body),
             Command::Broadcast { packet_id, body, filter } => {
@@ -128,10 +133,26 @@ impl Worker {
             }
             Command::Close { id, reason } => self.end(id, reason),
             Command::Event { id, event } => self.event(id, event),
-            Command::Job(posted) => {
-                let Shared { now, handle, stats, .. } = &mut self.shared;
-                self.jobs.run(posted, *now, handle, stats);
+            Command::Job(posted) => self.jobs.run(posted, &mut self.shared),
+            Command::Bytes(bytes) => *written = bytes,
+            Command::Encoded { to, start, end, frames } => {
+                let bytes = written.as_ref().expect("they come before");
+                self.encoded(to, &bytes[start..end], frames);
             }
+            Command::Hold { id, hold, on } => self.hold(id, hold, on),
+            Command::Authenticated { id } => {
+                if let Some(session) = self.sessions.get(id) {
+                    session.authenticated();
+                }
+            }
+            Command::FlushNow { id } => {
+                if let Some(session) = self.sessions.get(id) {
+                    session.flush_now(&mut self.shared);
+                }
+            }
+            Command::Consumed { id, bytes } => self.consumed(id, bytes),
+            Command::EndInLogic { id, reason } => self.end(id, reason),
+            Command::EndedInLogic { id, reason, bytes } => self.ended_in_logic(id, reason, bytes),
             Command::Adopt { service, socket, peer } => self.adopt(service, socket, peer),
             Command::Connect { connector, address } if !self.draining => {
                 self.start_connect(Attempt { connector, address, failures: 0 });
@@ -236,7 +257,12 @@ impl Worker {
                 Stage::Open | Stage::Flushing | Stage::Lingering => {
                     sessions += 1;
                     bytes_lost += session.queue.bytes();
-                    self.abort(id);
+                    if session.stage == Stage::Open {
+                        // Only its logic thread has not yet ended it.
+                        self.abort_in_logic(id);
+                    } else {
+                        self.abort(id);
+                    }
                 }
                 Stage::Joining(_) => {}
             }

@@ -2,6 +2,7 @@
 //! `std::net`.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     fmt,
     io::{self, Read, Write},
@@ -12,7 +13,8 @@ use std::{
 
 use socket2::SockRef;
 use wharf::{
-    CloseReason, Context, Frame, Handle, Handler, Limits, Report, Result, Server, SessionId, Stats,
+    CloseReason, Context, Dispatch, Frame, Handle, Handler, Limits, Report, Result, Server,
+    SessionId, Stats,
     framing::{self, Framing, Packet},
     port::{self, Config, Engine, EngineChoice},
 };
@@ -26,8 +28,27 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A time that no test reaches.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
-/// Runs a test on every engine that works here, or on the one that `WHARF_ENGINE` names.
+thread_local! {
+    static DISPATCH: Cell<Dispatch> = const { Cell::new(Dispatch::Inline) };
+}
+
+/// Runs a test on every engine that works here, or on the one that `WHARF_ENGINE` names, and there with
+/// handlers on the workers and on logic threads.
 pub(crate) fn on_every_engine(test: impl Fn(Engine)) {
+    on_every_engine_inline(&test);
+    DISPATCH.set(Dispatch::Threads(2));
+    eprintln!("with logic threads");
+    on_every_engine_inline(&test);
+    DISPATCH.set(Dispatch::Inline);
+}
+
+/// Whether handlers of the present run of a test are on the workers.
+pub(crate) fn handlers_inline() -> bool {
+    DISPATCH.get() == Dispatch::Inline
+}
+
+/// As [`on_every_engine`], for what has nothing to do with where handlers run, or differs there.
+pub(crate) fn on_every_engine_inline(test: impl Fn(Engine)) {
     let engines = match Config::from_env().expect("WHARF_ENGINE names an engine").engine {
         EngineChoice::Named(engine) => vec![engine],
         EngineChoice::Auto => {
@@ -67,7 +88,7 @@ pub(crate) fn in_a_process_of_its_own(name: &str, limit: &str, body: impl FnOnce
 /// A server of two workers on this engine.
 pub(crate) fn builder(engine: Engine) -> wharf::Builder {
     let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
-    Server::builder().port(config).workers(2).seed(7)
+    Server::builder().port(config).workers(2).seed(7).dispatch(DISPATCH.get())
 }
 
 /// Limits of sessions that nothing disturbs, and that do not wait long for clients which stay.

@@ -1,0 +1,144 @@
+//! From bytes to frames: what a framing finds in what has arrived, in order and within limits.
+//!
+//! Hot path: [`frames`] once per buffer.
+
+use crate::{
+    error::Result,
+    framing::{Decoded, Frame, Framing, FramingError, Need},
+    handler::CloseReason,
+    session::{Session, Shared},
+};
+
+/// Hands every whole frame to `deliver`, in order, and keeps the start of the next one. What breaks the
+/// framing or a limit becomes a request to end the session.
+///
+/// # Errors
+/// What `deliver` answers; nothing is delivered behind that.
+#[inline]
+pub(super) fn frames<F: Framing>(
+    framing: &F,
+    session: &mut Session,
+    shared: &mut Shared,
+    input: &[u8],
+    mut deliver: impl FnMut(&mut Session, &mut Shared, Frame<'_>) -> Result,
+) -> Result {
+    if session.is_held() {
+        session.keep_back(&shared.pool, input);
+        return Ok(());
+    }
+    let mut input = finish_unread(framing, session, shared, input, &mut deliver)?;
+    let frame_max = framing.encoded_len(session.limits.frame_bytes_max);
+    while session.is_open() && !session.is_held() && !input.is_empty() {
+        let window = &input[..input.len().min(frame_max)];
+        match framing.decode(window, 0) {
+            Ok(Decoded::Frame { len, body, id }) => {
+                input = &input[len.min(input.len())..];
+                checked(session, shared, Frame::new(window, len, body, id), &mut deliver)?;
+            }
+            Ok(Decoded::Incomplete { need }) => {
+                if may_come(session, shared, need, window.len(), frame_max) {
+                    session.keep_unread(&shared.pool, window, need);
+                }
+                break;
+            }
+            Err(error) => broken(session, shared, error),
+        }
+    }
+    if session.is_held() {
+        session.keep_back(&shared.pool, input);
+    }
+    Ok(())
+}
+
+/// Adds to the frame that is split over buffers what it lacks; returns the rest of the input.
+fn finish_unread<'a, F: Framing>(
+    framing: &F,
+    session: &mut Session,
+    shared: &mut Shared,
+    mut input: &'a [u8],
+    deliver: &mut impl FnMut(&mut Session, &mut Shared, Frame<'_>) -> Result,
+) -> Result<&'a [u8]> {
+    let frame_max = framing.encoded_len(session.limits.frame_bytes_max);
+    while let Some(unread) = &session.unread {
+        let seen = unread.bytes.len();
+        let lacking = match unread.need {
+            // A framing that asks for no more than there is gets a byte at a time.
+            need @ Need::AtLeast(_) => need.frame_bytes_min(seen) - seen,
+            Need::More => frame_max - seen,
+        };
+        let taken = lacking.min(input.len());
+        let known = unread.need;
+        session.keep_unread(&shared.pool, &input[..taken], known);
+        if taken == 0 || (taken < lacking && known != Need::More) {
+            return Ok(&[]);
+        }
+        let mut unread = session.unread.take().expect("kept above");
+        match framing.decode(&unread.bytes, seen) {
+            Ok(Decoded::Frame { len, body, id }) => {
+                // What was seen before was no whole frame, so that the frame ends in the input.
+                let from_input = len.saturating_sub(seen).min(input.len());
+                checked(session, shared, Frame::new(&unread.bytes, len, body, id), deliver)?;
+                return Ok(&input[from_input..]);
+            }
+            Ok(Decoded::Incomplete { need }) => {
+                if !may_come(session, shared, need, unread.bytes.len(), frame_max) {
+                    return Ok(&[]);
+                }
+                unread.need = need;
+                session.unread = Some(unread);
+                input = &input[taken..];
+            }
+            Err(error) => {
+                broken(session, shared, error);
+                return Ok(&[]);
+            }
+        }
+    }
+    Ok(input)
+}
+
+#[inline]
+fn checked(
+    session: &mut Session,
+    shared: &mut Shared,
+    frame: std::result::Result<Frame<'_>, FramingError>,
+    deliver: &mut impl FnMut(&mut Session, &mut Shared, Frame<'_>) -> Result,
+) -> Result {
+    match frame {
+        Ok(frame) if frame.body().len() <= session.limits.frame_bytes_max => {
+            session.first_frame_seen = true;
+            shared.frames_found += 1;
+            return deliver(session, shared, frame);
+        }
+        Ok(_) => {
+            let body_bytes_max = session.limits.frame_bytes_max;
+            broken(session, shared, FramingError::BodyTooLong { body_bytes_max });
+        }
+        Err(error) => broken(session, shared, error),
+    }
+    Ok(())
+}
+
+/// Whether the frame that `need` tells of is short enough; otherwise the session is to end.
+fn may_come(
+    session: &mut Session,
+    shared: &mut Shared,
+    need: Need,
+    unread_bytes: usize,
+    frame_max: usize,
+) -> bool {
+    let at_least = need.frame_bytes_min(unread_bytes);
+    if at_least > frame_max {
+        let body_bytes_max = session.limits.frame_bytes_max;
+        broken(session, shared, FramingError::BodyTooLong { body_bytes_max });
+    }
+    at_least <= frame_max
+}
+
+#[cold]
+fn broken(session: &mut Session, shared: &mut Shared, error: FramingError) {
+    if let Some(left_out) = shared.protocol_logged.admit(shared.now) {
+        tracing::debug!(session = %session.id, %error, left_out, "the peer broke the framing");
+    }
+    session.request(CloseReason::Protocol);
+}
