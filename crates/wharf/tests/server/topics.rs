@@ -103,13 +103,16 @@ fn a_member_that_does_not_read_ends_alone() {
         let mut server = TestServer::with(engine, FRAMING, calm(), |cx, on| {
             if let On::Open = on {
                 cx.subscribe(ROOM)?;
+                cx.send(b"subscribed")?;
             }
             Ok(())
         });
-        let deaf = Client::connect_narrow(server.address());
+        // That a session is open is told before it has subscribed.
+        let mut deaf = Client::connect_narrow(server.address());
         let slow = server.opened();
+        assert_eq!(frame(&mut deaf), b"subscribed");
         let mut member = server.connect();
-        server.opened();
+        assert_eq!(frame(&mut member), b"subscribed");
         let handle = server.handle.clone();
         let mut publish = |class, count: usize| {
             for _ in 0..count {
