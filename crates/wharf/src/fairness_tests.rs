@@ -49,7 +49,7 @@ fn longest_wait(seed: u64, limits: Limits) -> usize {
     let make = move || Noting { opened: AtomicUsize::new(0), handled: Arc::clone(&noted) };
     let builder = Server::builder().workers(1).limits(limits);
     let builder = builder.listen(std::net::SocketAddr::from(ADDRESS), FRAMING, make);
-    let (mut workers, handle) = builder.assemble(&net, seed).unwrap();
+    let (mut workers, _, handle) = builder.assemble(&net, seed).unwrap();
     let worker = &mut workers[0];
     let mut peers: Vec<SimPeer> = (0..SESSIONS).map(|_| net.connect(ADDRESS.into())).collect();
     while net.step() || handle.count() < SESSIONS {
