@@ -7,6 +7,7 @@ mod cross;
 mod fuzz;
 mod instructions;
 mod markdown;
+mod plant;
 mod process;
 mod readme;
 mod seeds;
@@ -26,6 +27,7 @@ Usage: cargo xtask TASK
   cross-check                                     type-check for Windows, FreeBSD, macOS and wasm32
   tsan                                            tests under the thread sanitizer
   seeds N [--from SEED]                           the simulations with so many seeds
+  plant [NAME]                                    break rules one by one; does a seed find each?
   fuzz [SECONDS]                                  every fuzz target for so long (60)
   steps diff A B                                  what step B of the course changes in step A
   steps try N                                     whether the starter of step N is filled
@@ -60,6 +62,7 @@ fn run() -> Result<()> {
         }
         Some("instructions") if rest.is_empty() => instructions::run(&root),
         Some("seeds") => seeds::run(&root, &rest),
+        Some("plant") => plant::run(&root, &rest),
         Some("fuzz") => fuzz::run(&root, &rest),
         Some("steps") => steps::run(&root, &rest),
         Some("help" | "--help" | "-h") | None => {

@@ -7,12 +7,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::process::Cmd;
 
-/// Optimised, or most of the time would be the compiler's missing work.
-const SIMULATIONS: [&str; 4] = [
-    "cargo test --locked --release -q -p wharf --lib sim_tests",
-    "cargo test --locked --release -q -p wharf --test testing",
-    "cargo test --locked --release -q -p wharf --test logic",
-    "cargo test --locked --release -q -p wharf-chat --test simulated",
+/// What is simulated: arguments of `cargo test`.
+pub(crate) const SIMULATIONS: [&str; 5] = [
+    "-p wharf --lib sim_tests",
+    "-p wharf --test testing",
+    "-p wharf --test simulated",
+    "-p wharf --test logic",
+    "-p wharf-chat --test simulated",
 ];
 
 /// In one go of the tests, between which progress is shown.
@@ -46,7 +47,10 @@ fn try_seeds(root: &Path, first: u64, count: u64) -> Result<()> {
     for from in (first..end).step_by(SLICE as usize) {
         let to = end.min(from + SLICE);
         for simulation in SIMULATIONS {
-            Cmd::line(root, simulation).env("WHARF_SEEDS", format!("{from}..{to}")).output()?;
+            // Optimised, or most of the time would be the compiler's missing work.
+            let test = Cmd::line(root, "cargo test --locked --release -q");
+            let test = test.args(simulation.split_whitespace());
+            test.env("WHARF_SEEDS", format!("{from}..{to}")).output()?;
         }
         match &bar {
             Some(bar) => bar.set_position(to - first),
