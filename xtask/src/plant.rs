@@ -56,16 +56,15 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     ensure!(!chosen.is_empty(), "no fault in {LIST} is named like that");
     let copy = root.join("target/planted");
     copy_workspace(root, &copy)?;
-    build(&copy)?;
     let (mut rows, mut missed) = (Vec::new(), Vec::new());
     for (index, plant) in chosen.iter().enumerate() {
         println!("{} of {}: {}", index + 1, chosen.len(), plant.name);
         let planted = plant.apply(root)?;
         let file = copy.join(&plant.file);
         fs::write(&file, planted).with_context(|| file.display().to_string())?;
-        let found = find(&copy).with_context(|| plant.name.clone());
+        let found = find(&copy);
         fs::copy(root.join(&plant.file), &file).with_context(|| file.display().to_string())?;
-        match found? {
+        match found.with_context(|| plant.name.clone())? {
             Some(found) => {
                 let seed = found.seed.map_or_else(|| "any".to_owned(), |seed| seed.to_string());
                 println!("  {} (seed {seed}), {:.1} s", found.test, found.took.as_secs_f64());
@@ -151,27 +150,21 @@ fn cargo_test(copy: &Path, simulation: &str) -> Cmd {
         .limit_minutes(5)
 }
 
-fn build(copy: &Path) -> Result<()> {
-    for simulation in SIMULATIONS {
-        cargo_test(copy, simulation).arg("--no-run").output()?;
-    }
-    Ok(())
-}
-
 /// The first slice of seeds and the first simulation in it that fails.
 fn find(copy: &Path) -> Result<Option<Found>> {
-    build(copy)?;
-    let start = Instant::now();
+    let mut took = Duration::ZERO;
     for (from, to) in SLICES {
-        for simulation in SIMULATIONS {
+        // The faults are in the library; its own simulations have to find them.
+        for simulation in SIMULATIONS.iter().filter(|of| of.starts_with("-p wharf ")) {
+            cargo_test(copy, simulation).arg("--no-run").output()?;
+            let start = Instant::now();
             let ran = cargo_test(copy, simulation).env("WHARF_SEEDS", format!("{from}..{to}"));
-            if let Err(failure) = ran.output() {
+            let failure = ran.output().err();
+            took += start.elapsed();
+            if let Some(failure) = failure {
                 let said = format!("{failure:#}");
-                return Ok(Some(Found {
-                    test: failed_test(&said).unwrap_or_else(|| "does not end".to_owned()),
-                    seed: failed_seed(&said),
-                    took: start.elapsed(),
-                }));
+                let test = failed_test(&said).unwrap_or_else(|| "does not end".to_owned());
+                return Ok(Some(Found { test, seed: failed_seed(&said), took }));
             }
         }
     }
