@@ -120,7 +120,8 @@ fn doctest(root: &Path) -> Result<()> {
 /// check the crates of an earlier run against each other when nothing but their source has changed.
 fn package(root: &Path) -> Result<()> {
     let built = tempfile::tempdir_in(root.join("target"))?;
-    Cmd::line(root, "cargo package --locked --allow-dirty -p wharf-port -p wharf -p wharf-cli")
+    Cmd::line(root, "cargo package --locked --allow-dirty")
+        .args(["-p", "wharf-port", "-p", "wharf", "-p", "wharf-chat", "-p", "wharf-cli"])
         .arg("--target-dir")
         .arg(built.path().display().to_string())
         .run()
