@@ -114,12 +114,7 @@ impl Chat {
         limits: Limits,
     ) -> wharf::Result<Builder> {
         self.shared.settings.validate(address, self.shared.accounts.store.scheme())?;
-        let limits = Limits {
-            first_frame_timeout: self.shared.settings.first_frame_timeout,
-            // There is no heartbeat in the protocol: TCP's keepalive finds peers that are gone.
-            idle_read_timeout: None,
-            ..limits
-        };
+        let limits = self.shared.settings.session_limits(limits);
         let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
         let handler = move || router.handler(Content(Arc::clone(&shared)));
         Ok(builder.limits(limits).listen(address, LengthField::TUTORIAL, handler))

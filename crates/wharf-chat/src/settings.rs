@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use wharf::Limits;
+
 use crate::{online::Duplicate, rate::Rate, store::Scheme};
 
 /// The settings of a chat.
@@ -54,6 +56,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What the limits of the chat's sessions are, where those of others are `limits`: there is more
+    /// time for the first frame, and the protocol has no heartbeat (TCP's keepalive finds peers that
+    /// are gone).
+    #[must_use]
+    pub fn session_limits(&self, limits: Limits) -> Limits {
+        Limits { first_frame_timeout: self.first_frame_timeout, idle_read_timeout: None, ..limits }
+    }
+
     /// Whether a chat with such a store may listen there.
     pub(crate) fn validate(&self, address: SocketAddr, scheme: Scheme) -> wharf::Result {
         let refuse = |what: String| Err(wharf::Error::Settings(what));

@@ -18,6 +18,8 @@ pub(crate) struct Serving {
     pub(crate) workers: usize,
     /// The most sessions at a time: the setting, or what descriptors allow.
     pub(crate) max_sessions: usize,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// A chat that is served.
@@ -35,7 +37,8 @@ pub(crate) fn ready_line(serving: &Serving, process_id: u32) -> String {
     let (engine, echo, workers) = (&serving.engine, echo.join(","), serving.workers);
     let chat =
         serving.chat.as_ref().map_or_else(String::new, |chat| format!(" chat={}", chat.address));
-    format!("ready engine={engine} echo={echo}{chat} workers={workers} pid={process_id}")
+    let metrics = serving.metrics.map(|address| format!(" metrics={address}")).unwrap_or_default();
+    format!("ready engine={engine} echo={echo}{chat}{metrics} workers={workers} pid={process_id}")
 }
 
 /// What a person sees when the server starts. `descriptors` is how many sockets and files this
@@ -68,6 +71,9 @@ pub(crate) fn banner(serving: &Serving, settings: &Settings, descriptors: Option
             format!("{} rooms x {}", grouped(settings.chat.rooms.into()), settings.chat.room_seats),
             chat_hint(chat)
         );
+    }
+    if let Some(address) = serving.metrics.map(reachable) {
+        let _ = writeln!(text, "  metrics  http://{address}/metrics  and /healthz");
     }
     let limits = &settings.limits;
     let allowed = descriptors
@@ -137,6 +143,7 @@ mod tests {
             chat: None,
             workers,
             max_sessions: 50_000,
+            metrics: None,
         }
     }
 

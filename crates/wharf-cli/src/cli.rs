@@ -6,17 +6,19 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand
 use clap_complete::Shell;
 use wharf_chat::Location;
 
-use crate::settings::{self, Loaded, Problems, Sources};
+use crate::control::{self, DrainOptions, KickOptions, Question, SessionsOptions};
+use crate::settings::{self, Control, Loaded, Problems, Sources, parse_value};
 use crate::{attack, bench, chat, doctor, user};
 
 /// What the program was asked to do.
 pub(crate) enum Invocation {
-    Serve(Loaded),
+    Serve(Loaded, Sources),
     PrintConfig(Loaded),
     Bench(bench::Bench),
     Attack(attack::Options),
     Chat(chat::Options),
     User(user::Options, Location),
+    Ask(control::Question, Control),
     Doctor(doctor::Options, Result<Loaded, Problems>),
     Completions(Shell),
     Man,
@@ -39,6 +41,19 @@ pub(crate) fn parse() -> Invocation {
             Ok(loaded) => Invocation::User(typed(matches), loaded.settings.server.store.0),
             Err(problems) => Invocation::Misconfigured(problems),
         },
+        Some(("sessions", matches)) => {
+            let SessionsOptions { json } = typed(matches);
+            ask(matches, Question::Sessions { json })
+        }
+        Some(("kick", matches)) => {
+            let KickOptions { session, reason } = typed(matches);
+            ask(matches, Question::Kick { session, reason })
+        }
+        Some(("drain", matches)) => {
+            let DrainOptions { timeout } = typed(matches);
+            ask(matches, Question::Drain { timeout })
+        }
+        Some(("reload", matches)) => ask(matches, Question::Reload),
         Some(("doctor", matches)) => Invocation::Doctor(typed(matches), load(matches)),
         Some(("completions", matches)) => match matches.get_one("shell") {
             Some(shell) => Invocation::Completions(*shell),
@@ -75,6 +90,12 @@ pub(crate) fn command() -> Command {
             bench::Echo::augment_args(Command::new("dummy"))
                 .about("The same as `wharf bench echo`"),
         )
+        .subcommand(asking(SessionsOptions::augment_args(Command::new("sessions"))))
+        .subcommand(asking(KickOptions::augment_args(Command::new("kick"))))
+        .subcommand(asking(DrainOptions::augment_args(Command::new("drain"))))
+        .subcommand(asking(Command::new("reload").about(
+            "Let a running server read its file again: changes what can change while it runs",
+        )))
         .subcommand(
             attack::Options::augment_args(Command::new("attack"))
                 .about("Attack a server and tell what honest users felt")
@@ -126,6 +147,7 @@ Examples:
   wharf bench echo --addr 127.0.0.1:9000         load it and verify every byte
   wharf serve --demo                             a chat with users for a try
   wharf chat --user user0                        take part in it (password pw)
+  wharf sessions                                 who is connected to the running server
   wharf doctor                                   what this machine allows
 
 Exit status: 0 fine, 1 failed, 2 wrong usage";
@@ -142,6 +164,17 @@ fn with_settings(command: Command) -> Command {
         .args(settings::arguments())
 }
 
+/// A command that asks a running server.
+fn asking(command: Command) -> Command {
+    command
+        .arg(
+            settings::argument_of(CONTROL).help("The server's control channel, if not the default"),
+        )
+        .arg(config_argument())
+}
+
+const CONTROL: &str = "server.control";
+
 fn config_argument() -> Arg {
     Arg::new("config")
         .long("config")
@@ -153,26 +186,43 @@ fn config_argument() -> Arg {
 }
 
 fn serve(matches: &ArgMatches) -> Invocation {
-    match load(matches) {
+    let sources = sources(matches);
+    match settings::load(sources.clone()) {
         Ok(loaded) if matches.get_flag("print-config") => Invocation::PrintConfig(loaded),
-        Ok(loaded) => Invocation::Serve(loaded),
+        Ok(loaded) => Invocation::Serve(loaded, sources),
         Err(problems) => Invocation::Misconfigured(problems),
     }
 }
 
+fn ask(matches: &ArgMatches, question: Question) -> Invocation {
+    // Where the channel is named, nothing else of the settings matters, nor what is wrong with them.
+    let named = matches.get_one::<String>(CONTROL);
+    match named.and_then(|text| parse_value(text, "").ok()) {
+        Some(control) => Invocation::Ask(question, control),
+        None => match load(matches) {
+            Ok(loaded) => Invocation::Ask(question, loaded.settings.server.control),
+            Err(problems) => Invocation::Misconfigured(problems),
+        },
+    }
+}
+
 fn load(matches: &ArgMatches) -> Result<Loaded, Problems> {
+    settings::load(sources(matches))
+}
+
+fn sources(matches: &ArgMatches) -> Sources {
     // A name or value that is not Unicode cannot be a setting; its readable part is shown.
     let environment = std::env::vars_os()
         .map(|(name, value)| {
             (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
         })
         .collect();
-    settings::load(Sources {
+    Sources {
         named_file: matches.get_one::<PathBuf>("config").cloned(),
         directory: PathBuf::from("."),
         environment,
         flags: settings::assignments(matches),
-    })
+    }
 }
 
 fn typed<T: FromArgMatches>(matches: &ArgMatches) -> T {

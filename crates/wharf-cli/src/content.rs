@@ -38,6 +38,11 @@ pub(crate) fn listen(
     Ok(chat.listen(builder, address, limits)?)
 }
 
+/// The limits of the chat's sessions, where those of others are `limits`.
+pub(crate) fn session_limits(settings: &Settings, limits: Limits) -> Limits {
+    chat_settings(settings, 0).session_limits(limits)
+}
+
 fn accounts(settings: &Settings, address: SocketAddr) -> Result<Accounts> {
     if settings.server.demo > 0 {
         anyhow::ensure!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use wharf::framing::AnyFraming;
 use wharf::port::{self, EngineInfo, Keepalive, ListenOptions, SocketOptions};
-use wharf::{CloseReason, Context, Frame, Handler, Limits, Server, drain_on_signal};
+use wharf::{Context, Frame, Handle, Handler, Limits, Server};
 
 use crate::announce::{Serving, ServingChat};
 use crate::settings::{Dispatch, EchoListener, Engine, Framing, OverRate, Settings};
@@ -18,8 +18,9 @@ use crate::{content, descriptors};
 pub(crate) struct Running {
     /// What it serves, with port 0 resolved.
     pub(crate) serving: Serving,
-    /// Waits until a signal has ended it and every session is drained.
-    pub(crate) join: Box<dyn FnOnce() -> Result<()>>,
+    pub(crate) handle: Handle,
+    /// Frames that the echo did not send back, because they were none to echo.
+    pub(crate) ignored: Arc<AtomicU64>,
 }
 
 /// Starts a server: all listeners are bound and accept when this returns. `descriptors` is how many
@@ -35,12 +36,12 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
             Dispatch::Threads(threads) => wharf::Dispatch::Threads(threads as usize),
         })
         .sockets(listen_options(settings))
-        .limits(limits(settings)?)
         .max_sessions(max_sessions);
-    for listener in &settings.server.echo {
+    for (listener, limits) in settings.server.echo.iter().zip(listener_limits(settings)?) {
         let only_echo_id = listener.framing == Framing::Study;
         let ignored = Arc::clone(&ignored);
         let echo = move || Echo { only_echo_id, ignored: Arc::clone(&ignored) };
+        builder = builder.limits(limits);
         // The hot path is compiled for each kind of framing, instead of asking for it per frame.
         builder = match any_framing(listener.framing) {
             AnyFraming::LengthField(framing) => builder.listen(listener.address, framing, echo),
@@ -53,7 +54,6 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
         builder = content::listen(builder, settings, chat, *address, limits(settings)?)?;
     }
     let handle = builder.start().map_err(|error| explain(error, settings))?;
-    drain_on_signal(&handle, settings.server.drain_timeout)?;
     let listeners = settings.server.echo.iter().zip(handle.local_addrs());
     let echo =
         listeners.map(|(listener, &address)| EchoListener { address, ..*listener }).collect();
@@ -68,30 +68,16 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
         }),
         workers: handle.engines().len(),
         max_sessions,
+        metrics: None,
     };
-    let join = Box::new(move || {
-        let report = handle.join()?;
-        let stats = report.stats;
-        let closed: Vec<String> = CloseReason::ALL
-            .into_iter()
-            .filter(|reason| stats.closed_for(*reason) > 0)
-            .map(|reason| format!("{reason}={}", stats.closed_for(reason)))
-            .collect();
-        tracing::info!(
-            accepted = stats.accepted,
-            refused = stats.refused,
-            closed = closed.join(","),
-            frames_received = stats.frames_received,
-            frames_sent = stats.frames_sent,
-            frames_ignored = ignored.load(Ordering::Relaxed),
-            sends = stats.sends,
-            system_calls = stats.system_calls,
-            bytes_lost = stats.bytes_lost,
-            "drained"
-        );
-        Ok(())
-    });
-    Ok(Running { serving, join })
+    Ok(Running { serving, handle, ignored })
+}
+
+/// The limits of each listener, in the order of [`Handle::local_addrs`].
+pub(crate) fn listener_limits(settings: &Settings) -> Result<Vec<Limits>> {
+    let limits = limits(settings)?;
+    let chat = settings.server.chat.0.map(|_| content::session_limits(settings, limits.clone()));
+    Ok(vec![limits; settings.server.echo.len()].into_iter().chain(chat).collect())
 }
 
 /// Adds to a failed start what the one who typed it can do about it.

@@ -9,6 +9,7 @@
 mod chat;
 mod choice;
 mod definition;
+mod endpoint;
 mod file;
 mod flags;
 mod load;
@@ -20,7 +21,8 @@ pub(crate) use choice::{
     DuplicateLogin, Engine, Framing, LogFormat, LogLevel, OverRate, parse_choice,
 };
 pub(crate) use definition::{Definition, Section};
-pub(crate) use flags::{arguments, assignments};
+pub(crate) use endpoint::Control;
+pub(crate) use flags::{argument_of, arguments, assignments};
 pub(crate) use load::{Loaded, Origin, Problems, Sources, load, load_text};
 pub(crate) use print::{documentation, effective};
 pub(crate) use table::{DEFINITIONS, SECTIONS, Server, Settings};

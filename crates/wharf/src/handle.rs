@@ -18,6 +18,7 @@ use crate::{
     addresses::Addresses,
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
+    limits::Limits,
     logic::{Event, Homed, Order, Pool, Posted, RunnerLink, Way},
     memory::MemoryCap,
     metrics::{Report, Stats},
@@ -162,6 +163,10 @@ pub(crate) enum Command {
     Stats {
         answer: mpsc::Sender<Stats>,
     },
+    Limits {
+        service: u16,
+        limits: Box<Limits>,
+    },
     /// Look at the link: somebody wants it to drain.
     Drain,
 }
@@ -176,6 +181,9 @@ pub struct SessionInfo {
     pub id: SessionId,
     /// The other end's address.
     pub peer: SocketAddr,
+    /// The address that it was accepted at, as in [`Handle::local_addrs`]; `None` for one that was
+    /// made by a connector.
+    pub listener: Option<SocketAddr>,
     /// When it was opened, on the workers' clock.
     pub opened: Time,
     /// How long ago that was.
@@ -518,6 +526,28 @@ impl Handle {
         drop(answer);
         answers.into_iter().for_each(|part| total.add(&part));
         Ok(total)
+    }
+
+    /// Replaces the limits of a listener, named by its place in [`local_addrs`](Self::local_addrs).
+    /// Sessions that open from now on have the new ones; those that are there keep what they began
+    /// with. Returns at once; each worker does it when it comes to it.
+    ///
+    /// # Errors
+    /// There is no such listener, or the limits [cannot work](Limits::validate): nothing changes then.
+    /// [`SendError::WouldExceed`] if a worker has more to do than it may: workers that were asked
+    /// before it have the new limits, so that one calls again. [`SendError::Closed`] if the server
+    /// has ended.
+    pub fn set_limits(&self, listener: usize, limits: &Limits) -> Result {
+        if listener >= self.0.local_addrs.len() {
+            return Err(Error::Settings(format!("there is no listener {listener}")));
+        }
+        limits.validate()?;
+        let service = listener as u16;
+        for worker in &self.0.workers {
+            let command = Command::Limits { service, limits: Box::new(limits.clone()) };
+            worker.post.post(command).map_err(refusal)?;
+        }
+        Ok(())
     }
 
     /// Asks workers and waits for their answers; a worker that has ended gives none.

@@ -1,6 +1,6 @@
 //! What a user writes: a [`Handler`], and the [`Context`] that it is called with.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, str::FromStr, time::Duration};
 
 use wharf_port::Time;
 
@@ -404,6 +404,36 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// Reads what [`Display`](fmt::Display) shows: an id that names nobody is an id, too.
+impl FromStr for SessionId {
+    type Err = SessionIdError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, SessionIdError> {
+        let mut parts = text.split('.');
+        let mut part = |max: u32| {
+            let digits = parts.next().filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+            let number: u32 =
+                digits.and_then(|digits| digits.parse().ok()).ok_or(SessionIdError)?;
+            if number <= max { Ok(number) } else { Err(SessionIdError) }
+        };
+        let worker = part(u32::from(u8::MAX))? as u8;
+        let id = Self::new(worker, part(Self::SLOT_MAX)?, part(Self::GENERATION_MAX)?);
+        if parts.next().is_none() { Ok(id) } else { Err(SessionIdError) }
+    }
+}
+
+/// A text that is no session's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionIdError;
+
+impl fmt::Display for SessionIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a session's id: three numbers, as in `0.17.4`")
+    }
+}
+
+impl std::error::Error for SessionIdError {}
+
 /// Why a session ended: one reason for each, in the log, in the counters and in
 /// [`Handler::on_close`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -528,6 +558,37 @@ mod tests {
         let id = SessionId::new(255, SessionId::SLOT_MAX, u32::MAX);
         assert_eq!((id.worker(), id.slot(), id.generation()), (255, SessionId::SLOT_MAX, u32::MAX));
         assert_eq!(SessionId::new(1, 2, 3).to_string(), "1.2.3");
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_is_shown_and_nothing_else_is() {
+        for id in [
+            SessionId::new(0, 0, 0),
+            SessionId::new(1, 2, 3),
+            SessionId::new(255, SessionId::SLOT_MAX, SessionId::GENERATION_MAX),
+        ] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in [
+            "",
+            "1",
+            "1.2",
+            "1.2.3.4",
+            "1.2.3.",
+            ".1.2",
+            "1..2",
+            "+1.2.3",
+            "1.2.-3",
+            " 1.2.3",
+            "a.b.c",
+            "256.0.0",
+            "0.16777216.0",
+            "0.0.4294967295",
+            "0.0.4294967296",
+            "0.0.99999999999999999999",
+        ] {
+            assert_eq!(text.parse::<SessionId>(), Err(SessionIdError), "{text:?}");
+        }
     }
 
     #[test]

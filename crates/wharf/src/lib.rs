@@ -72,16 +72,16 @@ mod worker;
 pub use wharf_port as port;
 
 #[cfg(any(unix, windows))]
-pub use crate::server::{Builder, Dispatch, Server, drain_on_signal};
+pub use crate::server::{Builder, Dispatch, Server, drain_on_signal, on_signal};
 pub use crate::{
     connector::{ConnectorOptions, Reconnect},
     error::{Error, Result, SendError},
     framing::Frame,
     handle::{Handle, SessionInfo},
-    handler::{CloseReason, Context, Handler, SessionId},
+    handler::{CloseReason, Context, Handler, SessionId, SessionIdError},
     limits::{Limits, OverRate},
     logic::Job,
-    metrics::{Leftover, Report, Stats},
+    metrics::{Leftover, Report, Stats, TurnTimes},
     packet::Packet,
     router::Router,
     sending::{Class, FlushPolicy, SendPolicy, Sent},

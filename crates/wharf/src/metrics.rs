@@ -1,5 +1,7 @@
 //! What a server counts.
 
+use std::time::Duration;
+
 use crate::handler::CloseReason;
 
 /// Totals since the start, of one worker or of a whole server.
@@ -71,6 +73,20 @@ pub struct Stats {
     pub system_calls: u64,
     /// Times that a receive had to wait for a buffer.
     pub buffer_shortages: u64,
+    /// Bytes queued for peers now, of all sessions.
+    pub queue_bytes: usize,
+    /// Operations that the ports have in flight now.
+    pub operations_in_flight: usize,
+    /// Receive buffers that are lent now.
+    pub buffers_lent: usize,
+    /// Pooled blocks in use now.
+    pub blocks_in_use: usize,
+    /// Receives that wait for a buffer now.
+    pub receives_parked: usize,
+    /// Timers set now.
+    pub timers: usize,
+    /// What the workers' turns took; nothing in the simulator, where no time passes in a turn.
+    pub turn_times: TurnTimes,
     /// Sessions closed, by reason, in the order of [`CloseReason::ALL`].
     pub closed: [u64; CloseReason::ALL.len()],
 }
@@ -116,9 +132,60 @@ impl Stats {
         self.offload_panics += other.offload_panics;
         self.system_calls += other.system_calls;
         self.buffer_shortages += other.buffer_shortages;
+        self.queue_bytes += other.queue_bytes;
+        self.operations_in_flight += other.operations_in_flight;
+        self.buffers_lent += other.buffers_lent;
+        self.blocks_in_use += other.blocks_in_use;
+        self.receives_parked += other.receives_parked;
+        self.timers += other.timers;
+        self.turn_times.add(&other.turn_times);
         for (mine, theirs) in self.closed.iter_mut().zip(other.closed) {
             *mine += theirs;
         }
+    }
+}
+
+/// How long turns took: from waking to having nothing left but to wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TurnTimes {
+    /// Turns that took up to each of [`BOUNDS`](Self::BOUNDS) and longer than the one before; then those that took
+    /// longer than all.
+    pub counts: [u64; TurnTimes::BOUNDS.len() + 1],
+    /// What all of them took together, in nanoseconds.
+    pub total_ns: u64,
+}
+
+impl TurnTimes {
+    /// Each about three times the one before, from what handling one message takes to what people
+    /// notice.
+    pub const BOUNDS: [Duration; 12] = [
+        Duration::from_micros(3),
+        Duration::from_micros(10),
+        Duration::from_micros(30),
+        Duration::from_micros(100),
+        Duration::from_micros(300),
+        Duration::from_millis(1),
+        Duration::from_millis(3),
+        Duration::from_millis(10),
+        Duration::from_millis(30),
+        Duration::from_millis(100),
+        Duration::from_millis(300),
+        Duration::from_secs(1),
+    ];
+
+    /// Counts one turn.
+    #[inline]
+    pub(crate) fn count(&mut self, took: Duration) {
+        let bucket = Self::BOUNDS.iter().position(|bound| took <= *bound);
+        self.counts[bucket.unwrap_or(Self::BOUNDS.len())] += 1;
+        self.total_ns = self.total_ns.saturating_add(took.as_nanos() as u64);
+    }
+
+    fn add(&mut self, other: &TurnTimes) {
+        for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
+            *mine += theirs;
+        }
+        self.total_ns = self.total_ns.saturating_add(other.total_ns);
     }
 }
 
@@ -169,4 +236,24 @@ pub struct Report {
     pub stats: Stats,
     /// What it failed to give back.
     pub leftover: Leftover,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_counted_below_the_bound_that_it_keeps() {
+        let mut times = TurnTimes::default();
+        for (nanos, bucket) in [(0, 0), (3_000, 0), (3_001, 1), (1_000_000_000, 11), (u64::MAX, 12)]
+        {
+            let before = times.counts[bucket];
+            times.count(Duration::from_nanos(nanos));
+            assert_eq!(times.counts[bucket], before + 1, "{nanos} ns");
+        }
+        let mut sum = times;
+        sum.add(&times);
+        assert_eq!(sum.counts.iter().sum::<u64>(), 10);
+        assert!(TurnTimes::BOUNDS.is_sorted());
+    }
 }

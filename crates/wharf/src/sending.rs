@@ -3,7 +3,7 @@
 //! Hot path: [`Session::enqueue`] for every answer of a handler, [`Session::deliver`] for what was
 //! published. The other classes are off it.
 
-use wharf_port::{BufferPool, Frame, Time};
+use wharf_port::{BufferPool, Frame};
 
 use crate::{
     error::SendError,
@@ -160,12 +160,14 @@ impl Shared {
 }
 
 impl Session {
-    pub(crate) fn describe(&self, now: Time) -> SessionInfo {
+    pub(crate) fn describe(&self, shared: &Shared) -> SessionInfo {
+        let listening = shared.handle.local_addrs();
         SessionInfo {
             id: self.id,
             peer: self.peer,
+            listener: listening.get(usize::from(self.service)).copied(),
             opened: self.opened,
-            age: now.since(self.opened),
+            age: shared.now.since(self.opened),
             queued_bytes: self.queue.bytes(),
             closing: self.stage != Stage::Open,
         }

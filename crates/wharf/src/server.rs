@@ -10,7 +10,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     process,
     rc::Rc,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize, mpsc},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicUsize, mpsc},
     thread,
     time::Duration,
 };
@@ -549,15 +549,30 @@ impl Builder {
 /// # Errors
 /// Something else in the process handles signals already.
 pub fn drain_on_signal(handle: &Handle, timeout: Duration) -> Result {
-    let (handle, first) = (handle.clone(), OnceLock::new());
+    let handle = handle.clone();
+    on_signal(move || {
+        // The drain comes before the log, which may have nowhere to go.
+        let sessions = handle.count();
+        handle.drain(timeout);
+        tracing::info!(?timeout, sessions, "draining; a second signal ends at once");
+    })
+}
+
+/// Calls `first` on the first Ctrl+C, SIGTERM or SIGHUP, on a thread of its own, and ends the process
+/// on the second: for programs that do more than [`drain_on_signal`].
+///
+/// # Errors
+/// Something else in the process handles signals already.
+pub fn on_signal(first: impl FnOnce() + Send + 'static) -> Result {
+    // Windows may call it on several threads at one time.
+    let (first, signalled) = (Mutex::new(Some(first)), OnceLock::new());
     let handler = move || {
-        // The drain and the end come before the log, which may have nowhere to go.
-        if first.set(clock_now()).is_ok() {
-            let sessions = handle.count();
-            handle.drain(timeout);
-            tracing::info!(?timeout, sessions, "draining; a second signal ends at once");
-        } else if first.get().is_some_and(|first| clock_now().duration_since(*first) > SAME_SIGNAL)
-        {
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(first) = first {
+            let _ = signalled.set(clock_now());
+            first();
+        } else if signalled.get().is_some_and(|at| clock_now().duration_since(*at) > SAME_SIGNAL) {
+            // The end comes also where the log has nowhere to go.
             let _ = std::panic::catch_unwind(|| tracing::warn!("second signal: ending at once"));
             process::exit(1);
         }

@@ -158,8 +158,10 @@ impl Worker {
     pub(crate) fn wait(&mut self) -> io::Result<Time> {
         debug_assert!(self.shared.dirty.is_empty(), "a turn leaves nothing unsent (U16b)");
         debug_assert!(self.shared.topics.is_settled(), "a turn leaves nothing undelivered");
+        let now = self.port.now();
+        self.shared.stats.turn_times.count(now.since(self.shared.now));
         let deadline = self.shared.timers.next_deadline_ns();
-        let timeout = deadline.map(|at| Time::from_nanos(at).since(self.port.now()));
+        let timeout = deadline.map(|at| Time::from_nanos(at).since(now));
         self.port.wait(timeout, &mut self.done)
     }
 
@@ -243,6 +245,12 @@ impl Worker {
             send_memory_bytes: self.shared.memory_bytes(),
             system_calls: counts.system_calls,
             buffer_shortages: counts.buffer_shortages,
+            queue_bytes: self.sessions.iter().map(|session| session.queue.bytes()).sum(),
+            operations_in_flight: counts.operations_in_flight,
+            buffers_lent: counts.buffers_lent,
+            blocks_in_use: counts.blocks_in_use,
+            receives_parked: counts.receives_parked,
+            timers: self.shared.timers.len(),
             ..self.shared.stats
         }
     }

@@ -24,6 +24,7 @@ pub(crate) struct Definition {
     pub(crate) bare: Option<&'static str>,
     pub(crate) ranges: &'static [RangeInclusive<u64>],
     pub(crate) choices: fn() -> Vec<PossibleValue>,
+    pub(crate) placeholder: fn() -> Option<&'static str>,
     pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
     /// The value as TOML.
     pub(crate) toml: fn(&Settings) -> String,
@@ -134,6 +135,7 @@ macro_rules! settings {
                 is_list: <$kind as $crate::settings::value::Value>::IS_LIST,
                 ranges: &[$($range)?],
                 choices: <$kind as $crate::settings::value::Value>::choices,
+                placeholder: <$kind as $crate::settings::value::Value>::placeholder,
                 set: |settings, text| {
                     settings.$section.$name =
                         $crate::settings::value::parse_within(text, $unit, &[$($range)?])?;

@@ -12,6 +12,12 @@ pub(crate) fn arguments() -> impl Iterator<Item = Arg> {
     DEFINITIONS.iter().map(argument)
 }
 
+/// The argument of one setting, for a command that takes few.
+pub(crate) fn argument_of(key: &str) -> Arg {
+    let known = DEFINITIONS.iter().find(|definition| definition.key == key);
+    argument(known.expect("a setting of the table")).help_heading(None)
+}
+
 /// The settings that were given as flags.
 pub(crate) fn assignments(matches: &ArgMatches) -> Vec<Assignment> {
     DEFINITIONS
@@ -55,28 +61,24 @@ fn argument(definition: &'static Definition) -> Arg {
 }
 
 fn value_name(definition: &Definition) -> String {
-    let choices = (definition.choices)();
-    if definition.is_list {
-        "[FRAMING@]ADDR".to_owned()
-    } else if choices.is_empty() {
-        let is_size = definition.unit == "bytes";
-        let is_duration = definition.unit == "s";
-        match definition.key {
-            "server.chat" => return "ADDR|off".to_owned(),
-            "server.store" => return "KIND:PLACE".to_owned(),
-            _ => {}
-        }
-        let name = if is_size {
-            "SIZE"
-        } else if is_duration {
-            "DURATION"
-        } else {
-            "N"
-        };
-        name.to_owned()
-    } else {
-        choices.iter().map(|choice| choice.get_name()).collect::<Vec<_>>().join("|")
+    match definition.key {
+        "server.chat" => return "ADDR|off".to_owned(),
+        "server.store" => return "KIND:PLACE".to_owned(),
+        _ => {}
     }
+    if let Some(placeholder) = (definition.placeholder)() {
+        return placeholder.to_owned();
+    }
+    let choices = (definition.choices)();
+    if !choices.is_empty() {
+        return choices.iter().map(|choice| choice.get_name()).collect::<Vec<_>>().join("|");
+    }
+    match definition.unit {
+        "bytes" => "SIZE",
+        "s" => "DURATION",
+        _ => "N",
+    }
+    .to_owned()
 }
 
 fn heading(section: &str) -> String {

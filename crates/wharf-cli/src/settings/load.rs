@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{DEFINITIONS, Definition, Settings, file, nearest, table};
 
 /// What is looked at, weakest first: the file, the environment, the flags.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Sources {
     /// A file named with `--config`: it must exist.
     pub(crate) named_file: Option<PathBuf>,
@@ -19,6 +19,7 @@ pub(crate) struct Sources {
 }
 
 /// One value that a source gives to a setting.
+#[derive(Clone)]
 pub(crate) struct Assignment {
     pub(crate) definition: usize,
     pub(crate) text: String,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::chat::{ChatAddress, StoreLocation};
 use super::choice::{DuplicateLogin, Engine, LogFormat, LogLevel, OverRate};
 use super::definition::settings;
+use super::endpoint::{Control, Metrics};
 use super::value::{Bytes, Dispatch, EchoListener, Workers};
 
 settings! {
@@ -108,6 +109,21 @@ settings! {
             unit: "sessions",
             range: 1..=16_777_216,
             reason: "Fits below the usual hard limit of 65,536 or more descriptors with room to spare; memory for sessions is bounded by it.",
+        }
+        /// Where `wharf sessions`, `kick`, `drain` and `reload` reach the server: the path of a Unix
+        /// socket (Windows: the name of a pipe), off, or auto for one in a folder of this user
+        /// ($XDG_RUNTIME_DIR/wharf, or wharf-UID in the folder for temporary files), named by the
+        /// first port.
+        control: Control {
+            default: "auto",
+            unit: "",
+            reason: "Only the same user can reach it (mode 0600), who could end the process anyway.",
+        }
+        /// Serve /metrics (Prometheus) and /healthz over HTTP at this address, or off.
+        metrics: Metrics {
+            default: "off",
+            unit: "",
+            reason: "Whoever can connect can read it, so that someone has to say where.",
         }
     }
 

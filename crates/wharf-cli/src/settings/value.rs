@@ -31,6 +31,11 @@ pub(crate) trait Value: Sized {
         None
     }
 
+    /// What stands for the value in help, where the kind itself says more than its unit.
+    fn placeholder() -> Option<&'static str> {
+        None
+    }
+
     /// The words that the value is one of, for help and completions; empty where it is free.
     fn choices() -> Vec<PossibleValue> {
         Vec::new()
@@ -268,6 +273,10 @@ impl fmt::Display for EchoListener {
 impl Value for Vec<EchoListener> {
     const IS_LIST: bool = true;
 
+    fn placeholder() -> Option<&'static str> {
+        Some("[FRAMING@]ADDR")
+    }
+
     fn parse(text: &str, _unit: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("names no address: a server listens somewhere".to_owned());
@@ -298,9 +307,9 @@ fn is_plain_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// No value that is shown holds a quote, a backslash or a control character.
+/// A string of TOML; no value holds control characters.
 pub(crate) fn quoted(text: &str) -> String {
-    format!("\"{text}\"")
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]

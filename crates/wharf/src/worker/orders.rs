@@ -1,6 +1,6 @@
 //! What comes up beside completions: timers, and orders from other threads.
 
-use std::{io, net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{io, net::SocketAddr, rc::Rc, sync::atomic::Ordering, time::Duration};
 
 use wharf_port::{Close, UnboundSocket};
 
@@ -165,6 +165,9 @@ impl Worker {
             // Whoever asked may have stopped waiting.
             Command::Sessions { only, answer } => drop(answer.send(self.describe(only))),
             Command::Stats { answer } => drop(answer.send(self.stats())),
+            Command::Limits { service, limits } => {
+                self.limits[usize::from(service)] = Rc::new(*limits);
+            }
             Command::Drain => {} // when all others have been run
         }
     }
@@ -210,7 +213,7 @@ impl Worker {
 
     pub(super) fn describe(&self, only: Option<SessionId>) -> Vec<SessionInfo> {
         let wanted = |session: &&Session| only.is_none_or(|id| id == session.id);
-        let describe = |session: &Session| session.describe(self.shared.now);
+        let describe = |session: &Session| session.describe(&self.shared);
         self.sessions.iter().filter(wanted).map(describe).collect()
     }
 

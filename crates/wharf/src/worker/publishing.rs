@@ -92,7 +92,7 @@ impl Worker {
             };
             let (shared, service) = (&mut self.shared, usize::from(session.service));
             let prepared = guard(|| -> Result<_, SendError> {
-                if !filter(&session.describe(shared.now)) {
+                if !filter(&session.describe(shared)) {
                     return Ok(None);
                 }
                 if frames[service].is_none() {

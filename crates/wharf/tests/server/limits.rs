@@ -312,3 +312,41 @@ fn what_is_not_received_for_a_while_is_not_lost() {
         }
     });
 }
+/// Limits that change while the server runs are those of sessions that open afterwards, of that
+/// listener alone; who is there keeps what it began with.
+#[test]
+fn limits_can_change_while_the_server_runs() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        let events = Events::new();
+        let builder = builder(engine)
+            .limits(calm())
+            .listen(ANY_PORT, framing, events.echo())
+            .listen(ANY_PORT, framing, events.echo());
+        let mut server = events.start(builder);
+        let addresses = server.handle.local_addrs().to_vec();
+        let mut before = server.connect();
+        before.echo(&framing, &[1; 100]);
+        let id = server.opened();
+        assert_eq!(server.handle.session(id).unwrap().unwrap().listener, Some(addresses[0]));
+
+        for (listener, limits, named) in [
+            (2, calm(), "no listener 2"),
+            (0, Limits { frame_bytes_max: 0, ..calm() }, "frame_bytes_max"),
+        ] {
+            let error = server.handle.set_limits(listener, &limits).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        server.handle.set_limits(0, &Limits { frame_bytes_max: 50, ..calm() }).unwrap();
+        server.handle.stats().unwrap(); // asked after it: every worker has come to it
+        for _ in 0..4 {
+            let mut after = server.connect();
+            after.echo(&framing, &[2; 50]);
+            after.write(&wire(&framing, &[&[3; 51][..]]));
+            assert_eq!(server.closed().1, CloseReason::Protocol);
+        }
+        before.echo(&framing, &[4; 100]);
+        Client::connect(addresses[1]).echo(&framing, &[5; 100]);
+        server.finish();
+    });
+}

@@ -1,0 +1,153 @@
+//! `--metrics`: what a scraper and a probe get, and what hostile ones cost.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+};
+
+use crate::support::*;
+
+fn serving() -> (Serving, SocketAddr) {
+    let serving = Serving::start(&["--metrics", "127.0.0.1:0", "--drain-timeout", "1h"]);
+    let address = serving.told("metrics").parse().unwrap();
+    (serving, address)
+}
+
+/// The whole answer to what is sent; empty where the connection is cut.
+fn exchange(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = stream.write_all(request);
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+fn page(address: SocketAddr) -> String {
+    let answer = exchange(address, b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n");
+    let (head, page) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    check_contains(head, &["HTTP/1.1 200 OK", "openmetrics-text; version=1.0.0"]);
+    assert!(head.contains(&format!("Content-Length: {}\r\n", page.len())), "{head}");
+    assert!(page.ends_with("# EOF\n"), "{page}");
+    page.to_owned()
+}
+
+fn value(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().unwrap()
+}
+
+#[test]
+fn what_is_counted_is_shown() {
+    let (serving, address) = serving();
+    assert_eq!(value(&page(address), "wharf_sessions"), 0.0);
+    let mut client = serving.connect();
+    client.echo(&"x".repeat(99));
+    let text = page(address);
+    for (name, expected) in [
+        ("wharf_sessions", 1.0),
+        ("wharf_workers", 1.0),
+        ("wharf_accepted_total", 1.0),
+        ("wharf_frames_received_total", 2.0),
+        ("wharf_frames_sent_total", 2.0),
+        ("wharf_bytes_received_total", 106.0),
+        ("wharf_queue_bytes", 0.0),
+        ("wharf_closed_total{reason=\"peer_closed\"}", 0.0),
+        ("wharf_frames_dropped_total{class=\"newest\"}", 0.0),
+    ] {
+        assert_eq!(value(&text, name), expected, "{name}");
+    }
+    let turns = value(&text, "wharf_turn_seconds_count");
+    assert!(turns > 0.0 && value(&text, "wharf_turn_seconds_sum") > 0.0);
+    assert_eq!(value(&text, "wharf_turn_seconds_bucket{le=\"+Inf\"}"), turns);
+    check_contains(&text, &["wharf_build_info{version=", "wharf_engine_info{engine="]);
+    drop(client);
+    let closed = || value(&page(address), "wharf_closed_total{reason=\"peer_closed\"}") == 1.0;
+    wait_until(closed, || "the end is not counted".to_owned());
+}
+
+/// The page for operators and what the program serves are one list.
+#[test]
+fn every_metric_is_in_the_documentation() {
+    let (_serving, address) = serving();
+    let text = page(address);
+    let served: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_whitespace().next())
+        .collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+    let documented = std::fs::read_to_string(path).unwrap();
+    let listed: BTreeSet<&str> = documented
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `wharf_")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    let served: BTreeSet<&str> =
+        served.iter().map(|name| name.strip_prefix("wharf_").expect("ours")).collect();
+    assert_eq!(listed, served, "docs/operations.md lists other metrics than are served");
+}
+
+#[test]
+fn health_is_good_until_the_drain_begins() {
+    let (serving, address) = serving();
+    let _client = serving.connect();
+    let health = || exchange(address, b"GET /healthz HTTP/1.1\r\n\r\n");
+    check_contains(&health(), &["HTTP/1.1 200 OK", "\r\n\r\nok\n"]);
+    // The client does not read on: the drain waits for it.
+    let mut stays = Serving::start(&[
+        "--metrics",
+        "127.0.0.1:0",
+        "--drain-timeout",
+        "1h",
+        "--limits-linger-timeout",
+        "1h",
+    ]);
+    let other: SocketAddr = stays.told("metrics").parse().unwrap();
+    let client = stays.connect();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| stays.ask(&["drain"]));
+        stays.wait_for_log("draining by=");
+        let answer = exchange(other, b"GET /healthz HTTP/1.1\r\n\r\n");
+        check_contains(&answer, &["HTTP/1.1 503 ", "draining\n"]);
+        assert_eq!(value(&page(other), "wharf_sessions"), 1.0, "it answers while it drains");
+        drop(client);
+        assert_eq!(waiting.join().unwrap().0, Some(0));
+    });
+    assert_eq!(stays.status(), Some(0));
+    check_contains(&health(), &["HTTP/1.1 200 OK"]);
+}
+
+#[test]
+fn strangers_get_an_answer_or_the_end_and_cost_nobody_anything() {
+    let (serving, address) = serving();
+    let mut client = serving.connect();
+    for (request, expected) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "HTTP/1.1 404 "),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 405 "),
+        (b"HEAD /healthz HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK"),
+        (b"nonsense\r\n\r\n", "HTTP/1.1 400 "),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", "HTTP/1.1 400 "),
+    ] {
+        let answer = exchange(address, request);
+        assert!(answer.starts_with(expected), "{answer:?}");
+    }
+    let endless =
+        [b"GET /metrics HTTP/1.1\r\na: ".as_slice(), &[b'x'; 20_000], b"\r\n\r\n"].concat();
+    assert_eq!(exchange(address, &endless), "", "a head that is too long");
+    // Silent ones keep nobody away, not even from here, until there are too many of them.
+    let silent: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(address).unwrap()).collect();
+    page(address);
+    client.echo("not affected");
+    drop(silent);
+}
+
+#[test]
+fn an_address_in_use_is_an_error_that_names_the_flag() {
+    let (serving, address) = serving();
+    let mut second = wharf(serving.directory.path());
+    second.args(["--echo", "127.0.0.1:0", "--control", "off", "--metrics", &address.to_string()]);
+    let (status, output, errors) = said(&second.output().unwrap());
+    assert_eq!((status, output.as_str()), (Some(1), ""));
+    check_contains(&errors, &["--metrics ADDR", &address.to_string()]);
+}
