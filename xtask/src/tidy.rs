@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::Cmd;
+use crate::{plant, process::Cmd};
 
 const FILE_LINES_MAX: usize = 800;
 /// Folders that hold no source, for a checkout that git does not list.
@@ -69,6 +69,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     findings.extend(documents::readme_differences(root)?);
     findings.extend(course::findings(root)?);
     findings.extend(dependencies::findings(root)?);
+    plant::check(root)?;
     for finding in &findings {
         eprintln!("{finding}");
     }

@@ -68,8 +68,9 @@ mod tests {
         while this.processor_time().unwrap() < before.processor_time + Duration::from_millis(20) {
             sum += block.iter().map(|byte| u64::from(*byte)).sum::<u64>();
         }
+        // Not against what it was before: other tests of this process give memory back meanwhile.
         let after = this.usage().unwrap();
-        assert!(sum > 0 && after.resident_bytes > before.resident_bytes + (16 << 20), "{after:?}");
+        assert!(sum > 0 && after.resident_bytes >= block.len() as u64, "{after:?}");
         assert!(Process { pid: u32::MAX }.usage().is_none());
     }
 
