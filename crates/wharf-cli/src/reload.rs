@@ -101,6 +101,7 @@ mod tests {
             return name.to_owned();
         }
         match definition.unit {
+            _ if definition.key == "server.dispatch" => "threads:7".to_owned(),
             "s" => "7s".to_owned(),
             "bytes" => "12345".to_owned(),
             "" if definition.key == "server.store" => "embedded:elsewhere".to_owned(),
