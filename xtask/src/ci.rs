@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cross, fuzz, process::Cmd, readme, seeds, tidy, wine};
+use crate::{cross, fuzz, process::Cmd, readme, seeds, tidy};
 
 struct Step {
     name: &'static str,
@@ -16,7 +16,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 17] = [
     Step { name: "fmt", what: "formatting", run: fmt },
     Step { name: "tidy", what: "rules that no compiler checks", run: tidy::run },
     Step { name: "clippy", what: "lints, warnings are errors", run: clippy },
@@ -32,7 +32,6 @@ const STEPS: [Step; 18] = [
     Step { name: "asan", what: "tests under the address sanitizer", run: address_sanitizer },
     Step { name: "tsan", what: "tests under the thread sanitizer", run: cross::thread_sanitizer },
     Step { name: "cross-check", what: "type-check for other systems", run: cross::check },
-    Step { name: "wine", what: "lints for Windows, and everything under Wine", run: wine::run },
     Step { name: "bench", what: "the bench workspace builds and is right", run: bench },
     Step { name: "readme", what: "what README.md tells a reader to run", run: readme::run },
 ];
