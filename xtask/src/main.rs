@@ -54,13 +54,14 @@ fn run() -> Result<()> {
     let rest: Vec<String> = args.collect();
     match task.as_deref() {
         Some("ci") => ci::run(&root, &rest),
-        Some(task @ ("tidy" | "cross-check" | "tsan" | "wine" | "readme")) => {
+        Some(task @ ("tidy" | "cross-check" | "tsan" | "readme")) => {
             if let Some(extra) = rest.first() {
                 bail!("{task} takes no argument, found `{extra}`\n{USAGE}");
             }
             ci::run_one(&root, task)
         }
         Some("instructions") if rest.is_empty() => instructions::run(&root),
+        Some("wine") if rest.is_empty() => wine::run(&root),
         Some("seeds") => seeds::run(&root, &rest),
         Some("plant") => plant::run(&root, &rest),
         Some("fuzz") => fuzz::run(&root, &rest),
