@@ -200,12 +200,16 @@ fn messages_that_could_not_be_sent_count_as_slow() {
 #[test]
 fn visits_come_and_go() {
     let server = Server::start("study");
-    for options in ["--messages 3", "--messages 0", "--rate 100 --connections 7", "--sources 3"] {
+    let several = "--messages 3 --duration 1s"; // Wine's first fifty take a while
+    for options in [several, "--messages 0", "--rate 100 --connections 7", "--sources 3"] {
+        if options == "--sources 3" && !cfg!(target_os = "linux") {
+            continue; // other systems do not have all of 127.0.0.0/8
+        }
         let (status, result) = bench_kind_json("connect", server.addr, options);
         assert_eq!(status, 0, "{options}: {result:#}");
         let opened = result["connections_opened"].as_u64().unwrap();
         assert!(opened > 0, "{options}: {result:#}");
-        if options == "--messages 3" {
+        if options == several {
             assert!(opened > 50, "more than at one time: {result:#}");
             assert!(result["answers_verified"].as_u64().unwrap() <= 3 * opened, "{result:#}");
         }
