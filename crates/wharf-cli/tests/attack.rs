@@ -2,46 +2,20 @@
 //!
 //! No test looks at how long anybody waited: only at whether honest users were served.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+mod serving;
+
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::Value;
+use serving::{Server, wharf};
 
-fn wharf() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wharf"));
-    command.current_dir(std::env::temp_dir());
-    // Its port is one for all servers that do not say otherwise.
-    command.env("WHARF_CHAT", "off");
-    command
-}
-
-/// `wharf serve` as a process of its own, ended with the value.
-struct Server(Child, SocketAddr);
-
-impl Server {
-    fn start(framing: &str, settings: &[&str]) -> Self {
-        let mut command = wharf();
-        command.args(["serve", "--echo", &format!("{framing}@127.0.0.1:0"), "--workers", "1"]);
-        command.args(settings).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = command.spawn().expect("the program runs");
-        let mut line = String::new();
-        let output = process.stdout.take().expect("piped");
-        BufReader::new(output).read_line(&mut line).expect("a ready line");
-        let echo = line.split_whitespace().find_map(|pair| pair.strip_prefix("echo="));
-        let addr = echo.and_then(|addr| addr.parse().ok());
-        Self(process, addr.unwrap_or_else(|| panic!("no address in {line:?}")))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A server of one worker.
+fn start(framing: &str, settings: &[&str]) -> Server {
+    Server::start(framing, &[&["--workers", "1"], settings].concat())
 }
 
 fn attack(harm: &str, addr: SocketAddr, options: &str) -> (i32, Value) {
@@ -60,8 +34,8 @@ fn attack(harm: &str, addr: SocketAddr, options: &str) -> (i32, Value) {
 
 /// The server stands it; gives what became of the attackers.
 fn check_stands(harm: &str, framing: &str, settings: &[&str]) -> Value {
-    let server = Server::start(framing, settings);
-    let (status, verdict) = attack(harm, server.1, &format!("--framing {framing}"));
+    let server = start(framing, settings);
+    let (status, verdict) = attack(harm, server.addr, &format!("--framing {framing}"));
     assert_eq!((status, &verdict["served"]), (0, &true.into()), "{harm}: {verdict:#}");
     for phase in verdict["honest"].as_array().unwrap() {
         assert_eq!(phase["errors"], 0, "{harm}: {verdict:#}");
@@ -170,9 +144,9 @@ fn one_wrong_answer_is_harm() {
 
 #[test]
 fn honest_users_who_wait_too_long_are_harmed() {
-    let server = Server::start("study", &[]);
+    let server = start("study", &[]);
     let mut command = wharf();
-    let addr = server.1.to_string();
+    let addr = server.addr.to_string();
     command.args(["attack", "half-open", "--addr", &addr, "--duration", "300ms"]);
     // Nobody answers within nothing.
     let output = command.args(["--p99-max", "0"]).output().unwrap();

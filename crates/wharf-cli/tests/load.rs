@@ -2,60 +2,16 @@
 //!
 //! No test looks at how fast anything was: a run is right or wrong, however slow the machine is.
 
+mod serving;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 
 use serde_json::Value;
+use serving::{Server, wharf};
 use socket2::{Domain, Socket, Type};
-
-/// `wharf` with nothing of the caller's settings in its environment but the engine.
-fn wharf() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wharf"));
-    command.current_dir(std::env::temp_dir());
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("WHARF_") && name != "WHARF_ENGINE" {
-            command.env_remove(name.as_ref());
-        }
-    }
-    // Its port is one for all servers that do not say otherwise.
-    command.env("WHARF_CHAT", "off");
-    command
-}
-
-/// `wharf serve` as a process of its own, ended with the value.
-struct Server {
-    process: Child,
-    addr: SocketAddr,
-}
-
-impl Server {
-    fn start(framing: &str) -> Self {
-        Self::start_with(framing, &["--workers", "2"])
-    }
-
-    fn start_with(framing: &str, settings: &[&str]) -> Self {
-        let mut command = wharf();
-        command.args(["serve", "--echo", &format!("{framing}@127.0.0.1:0")]);
-        command.args(settings).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = command.spawn().expect("the program runs");
-        let mut line = String::new();
-        let output = process.stdout.take().expect("piped");
-        BufReader::new(output).read_line(&mut line).expect("a ready line");
-        let echo = line.split_whitespace().find_map(|pair| pair.strip_prefix("echo="));
-        let addr = echo.and_then(|addr| addr.parse().ok());
-        Self { process, addr: addr.unwrap_or_else(|| panic!("no address in {line:?}")) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// Runs the load to its end and gives exit status, standard output, standard error.
 fn bench(addr: SocketAddr, options: &str) -> (i32, String, String) {
@@ -89,7 +45,7 @@ fn bench_kind_json(kind: &str, addr: SocketAddr, options: &str) -> (i32, Value) 
 
 /// Every answer is right, and there are at least as many as every connection begins with.
 fn check_right(framing: &str, sizes: &[usize]) {
-    let server = Server::start(framing);
+    let server = Server::start(framing, &["--workers", "2"]);
     for connections in [1, 50] {
         for depth in [1, 16] {
             for size in sizes {
@@ -136,7 +92,7 @@ mod every_byte_is_right_in {
 
 #[test]
 fn more_may_be_under_way_than_the_server_queues() {
-    let server = Server::start_with("study", &["--limits-frame-bytes-max", "256KiB"]);
+    let server = Server::start("study", &["--limits-frame-bytes-max", "256KiB"]);
     let (status, result) =
         bench_json(server.addr, "--connections 3 --depth 16 --size 200KiB --grace 60s");
     assert_eq!(status, 0, "{result:#}");
@@ -144,7 +100,7 @@ fn more_may_be_under_way_than_the_server_queues() {
 
 #[test]
 fn an_open_loop_sends_what_was_asked_for() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     for (rate, arrival, depth) in [
         ("500", "poisson", 1),
         ("500", "even", 64),
@@ -199,7 +155,7 @@ fn messages_that_could_not_be_sent_count_as_slow() {
 
 #[test]
 fn visits_come_and_go() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     let several = "--messages 3 --duration 1s"; // Wine's first fifty take a while
     for options in [several, "--messages 0", "--rate 100 --connections 7", "--sources 3"] {
         if options == "--sources 3" && !cfg!(target_os = "linux") {
@@ -235,7 +191,7 @@ fn closing_server() -> SocketAddr {
 
 #[test]
 fn idle_connections_are_held_and_missed_when_they_end() {
-    let server = Server::start_with("study", &["--limits-first-frame-timeout", "10s"]);
+    let server = Server::start("study", &["--limits-first-frame-timeout", "10s"]);
     let (status, result) = bench_kind_json("idle", server.addr, "--connections 300");
     assert_eq!((status, &result["answers_verified"]), (0, &300.into()), "{result:#}");
     if cfg!(target_os = "linux") {
@@ -250,7 +206,7 @@ fn idle_connections_are_held_and_missed_when_they_end() {
 
 #[test]
 fn repeats_have_medians_and_a_spread() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     let (status, result) = bench_json(server.addr, "--repeats 3 --connections 2");
     assert_eq!(status, 0, "{result:#}");
     assert_eq!(result["repeats"].as_array().unwrap().len(), 3);
@@ -262,7 +218,7 @@ fn repeats_have_medians_and_a_spread() {
 
 #[test]
 fn a_page_and_a_log_are_written() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     let folder = tempfile::tempdir().unwrap();
     let (page, log) = (folder.path().join("page.html"), folder.path().join("latency.hdr"));
     let options = format!(
@@ -297,7 +253,7 @@ fn a_page_and_a_log_are_written() {
 
 #[test]
 fn a_result_is_held_against_an_earlier_one() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, options: &str| {
         let (status, output, _) = bench(server.addr, &format!("{options} --json"));
@@ -328,7 +284,7 @@ fn a_result_is_held_against_an_earlier_one() {
 
 #[test]
 fn a_file_says_what_several_groups_do() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mix.toml");
     let text = "duration = \"400ms\"\n\
@@ -350,7 +306,7 @@ fn a_file_says_what_several_groups_do() {
 
 #[test]
 fn the_table_says_what_was_measured_and_how() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     let (status, output, _) = bench(server.addr, "--connections 2");
     assert_eq!(status, 0);
     for expected in [
@@ -368,7 +324,7 @@ fn the_table_says_what_was_measured_and_how() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_load_tells_what_it_has() {
-    let server = Server::start("study");
+    let server = Server::start("study", &["--workers", "2"]);
     let mut command = wharf();
     command.args(["dummy", "--duration", "1h", "--json", "--addr", &server.addr.to_string()]);
     let mut load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -559,7 +515,7 @@ fn a_connection_that_ends_is_an_error_and_ends_the_load_if_it_was_the_last() {
 
 #[test]
 fn connections_that_a_full_server_refuses_are_counted() {
-    let server = Server::start_with("study", &["--workers", "1", "--max-sessions", "10"]);
+    let server = Server::start("study", &["--workers", "1", "--max-sessions", "10"]);
     let (status, result) = bench_json(server.addr, "--connections 15");
     assert_eq!(status, 1, "{result:#}");
     assert_eq!(result["errors"]["connection_lost"], 5, "{result:#}");
