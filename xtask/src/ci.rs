@@ -36,6 +36,11 @@ const STEPS: [Step; 17] = [
     Step { name: "readme", what: "what README.md tells a reader to run", run: readme::run },
 ];
 
+/// The tests of `wharf` with real sockets and threads, for the sanitizers: the others have one thread
+/// and no memory but that which the language guards.
+pub(crate) const WHARF_WITH_THREADS: &str = "-p wharf --lib --test server --test logic \
+                                             --test failed_start --test signals_taken";
+
 /// # Errors
 /// The first step that fails, with the command that repeats it.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
@@ -142,12 +147,16 @@ fn loom(root: &Path) -> Result<()> {
 fn address_sanitizer(root: &Path) -> Result<()> {
     // Sanitizers are an unstable feature of the stable toolchain. `--target` keeps the flags away
     // from build scripts; the cfg lets tests that cannot run under the sanitizer say so.
-    Cmd::line(root, "cargo test --locked --tests -p wharf-port -p wharf")
-        .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/asan"])
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", "-Zsanitizer=address --cfg wharf_asan")
-        .limit_minutes(15)
-        .run()
+    for tests in ["-p wharf-port --tests", WHARF_WITH_THREADS] {
+        Cmd::line(root, "cargo test --locked")
+            .args(tests.split(' '))
+            .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/asan"])
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", "-Zsanitizer=address --cfg wharf_asan")
+            .limit_minutes(15)
+            .run()?;
+    }
+    Ok(())
 }
 
 fn tree(root: &Path) -> Result<()> {

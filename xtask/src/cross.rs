@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::process::Cmd;
+use crate::{ci, process::Cmd};
 
 /// What the toolchain is made of; apt adds the libraries that this machine lacks.
 const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -53,16 +53,20 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
         "-Zsanitizer=thread -Zexternal-clangrt \
          -Zpre-link-args=-Wl,--whole-archive,{runtime},--no-whole-archive"
     );
-    toolchain
-        .cargo(root)
-        .env("RUSTFLAGS", flags)
-        .args(["test", "-Zbuild-std=std,panic_unwind,test,proc_macro", "--locked", "--tests"])
-        .args(["-p", "wharf-port", "-p", "wharf", "--target", TSAN_TARGET, "--target-dir"])
-        .arg(cache.join("tsan").display().to_string())
-        // The simulation has one thread, and takes minutes under the sanitizer.
-        .args(["--", "--skip", "sim::", "--skip", "sim_tests", "--skip", "rough_networks"])
-        .limit_minutes(20)
-        .run()
+    for tests in ["-p wharf-port --tests", ci::WHARF_WITH_THREADS] {
+        toolchain
+            .cargo(root)
+            .env("RUSTFLAGS", flags.as_str())
+            .args(["test", "-Zbuild-std=std,panic_unwind,test,proc_macro", "--locked"])
+            .args(tests.split(' '))
+            .args(["--target", TSAN_TARGET, "--target-dir"])
+            .arg(cache.join("tsan").display().to_string())
+            // The simulation has one thread, and takes minutes under the sanitizer.
+            .args(["--", "--skip", "sim::", "--skip", "sim_tests", "--skip", "rough_networks"])
+            .limit_minutes(20)
+            .run()?;
+    }
+    Ok(())
 }
 
 pub(crate) fn cache_folder() -> Result<PathBuf> {
