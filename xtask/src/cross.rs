@@ -61,8 +61,9 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
             .args(tests.split(' '))
             .args(["--target", TSAN_TARGET, "--target-dir"])
             .arg(cache.join("tsan").display().to_string())
-            // The simulation has one thread, and takes minutes under the sanitizer.
+            // The simulation and the wheel have one thread, and take minutes under the sanitizer.
             .args(["--", "--skip", "sim::", "--skip", "sim_tests", "--skip", "rough_networks"])
+            .args(["--skip", "timer::"])
             .limit_minutes(20)
             .run()?;
     }

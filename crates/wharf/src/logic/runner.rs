@@ -227,8 +227,10 @@ impl Runner {
     fn after_call(&mut self, id: SessionId) {
         let Some(half) = self.sessions.get(id) else { return };
         let worker = &self.shared.handle.0.workers[usize::from(id.worker())];
+        // Once the worker has ended it, a handler that fails because of that is not the reason.
         if let Some(reason) = half.session.take_request()
             && half.ending.is_none()
+            && self.shared.handle.is_open(id)
         {
             half.ending = Some(reason);
             worker.post.post_reserved(Command::EndInLogic { id, reason });

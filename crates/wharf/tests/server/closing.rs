@@ -68,6 +68,34 @@ fn a_reset_at_any_stage_ends_that_session_alone() {
     });
 }
 
+/// The connection ends while a handler on its logic thread is about to answer: its send is refused,
+/// and that is not why the session ended.
+#[test]
+fn a_handler_that_fails_because_its_session_has_ended_is_not_the_reason() {
+    if left_out("a_handler_that_fails_because_its_session_has_ended_is_not_the_reason") {
+        return;
+    }
+    on_every_engine(|engine| {
+        if handlers_inline() {
+            return;
+        }
+        let framing = LengthField::u16_be();
+        let mut server = TestServer::with(engine, framing, calm(), |cx, on| {
+            if let On::Frame(body) = on {
+                wait_until(|| cx.send(body) == Err(SendError::Closed));
+                cx.send(body)?;
+            }
+            Ok(())
+        });
+        let mut client = server.connect();
+        client.write(&wire(&framing, &[b"a question"]));
+        server.frame();
+        client.reset();
+        assert_eq!(server.closed().1, CloseReason::Reset);
+        server.finish();
+    });
+}
+
 /// The handler closes with 4 MB queued while 100 KB that nobody will handle have come in: closing
 /// the socket then would answer with a reset and destroy what is still on its way.
 #[test]

@@ -161,11 +161,15 @@ fn one_topic_is_said_in_every_framing() {
         let builder = builder(engine).workers(1).limits(calm());
         let builder = builder.listen(ANY_PORT, FRAMING, events.script(script.clone()));
         let builder = builder.listen(ANY_PORT, wharf::framing::Lines, events.script(script));
-        let mut server = events.start(builder);
+        let server = events.start(builder);
+        // Who hears itself has subscribed; that the handler was called does not say so yet.
         let mut counted = server.connect();
+        counted.echo(&FRAMING, b"one is here");
         let mut lines = Client::connect(server.handle.local_addrs()[1]);
-        server.opened();
-        server.opened();
+        lines.write(b"two are here\n");
+        assert_eq!(lines.read(13), b"two are here\n");
+        assert_eq!(frame(&mut counted), b"two are here");
+        answers.lock().unwrap().clear();
         counted.write(&wire(&FRAMING, &[b"a line", b"two\nlines", b"another"]));
         assert_eq!(lines.read(15), b"a line\nanother\n");
         let all = wire(&FRAMING, &[b"a line", b"two\nlines", b"another"]);
