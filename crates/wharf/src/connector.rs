@@ -71,8 +71,9 @@ pub(crate) struct Attempt {
 }
 
 impl Reconnect {
-    /// The pause after `failures` failures in a row; `random` decides its length.
-    pub(crate) fn pause(self, failures: u32, random: u64) -> Option<Duration> {
+    /// The pause after `failures` failures in a row; `random` decides its length. `None`: no other try.
+    #[must_use]
+    pub fn pause(self, failures: u32, random: u64) -> Option<Duration> {
         let Reconnect::Backoff { first, max } = self else { return None };
         let doubled =
             first.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));

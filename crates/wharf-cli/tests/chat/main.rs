@@ -1,107 +1,15 @@
 //! The chat as a program: `wharf serve --chat`, `wharf user`, `wharf chat`.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+#[cfg(unix)]
+mod screen;
+mod support;
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-fn wharf(directory: &Path) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wharf"));
-    command.current_dir(directory);
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("WHARF_") && name != "WHARF_ENGINE" {
-            command.env_remove(name.as_ref());
-        }
-    }
-    command
-}
-
-/// `wharf serve` with a chat, ended with the value.
-struct Server {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Server {
-    fn start(directory: &Path, options: &[&str]) -> Self {
-        let mut command = wharf(directory);
-        command.args(["serve", "--echo", "127.0.0.1:0", "--chat", "127.0.0.1:0"]).args(options);
-        let mut process =
-            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split(' ').find_map(|word| word.strip_prefix("chat="));
-        let address = address.unwrap_or_else(|| panic!("no chat= in {line:?}")).parse().unwrap();
-        Self { process, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// `wharf chat` in a pipe.
-struct Client {
-    process: Child,
-    input: ChildStdin,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Client {
-    fn start(directory: &Path, server: &Server, user: &str, password: &str) -> Self {
-        let mut process = wharf(directory)
-            .args(["chat", "--json", "--addr", &server.address.to_string(), "--user", user])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program runs");
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let input = process.stdin.take().unwrap();
-        let mut client = Self { process, input, output };
-        client.say(password);
-        client
-    }
-
-    fn say(&mut self, line: &str) {
-        writeln!(self.input, "{line}").unwrap();
-    }
-
-    fn hears(&mut self, id: u64) -> Value {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        let value: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?}"));
-        assert_eq!(value["id"], id, "{value}");
-        value
-    }
-
-    fn finish(self) -> Output {
-        drop(self.input);
-        drop(self.output);
-        self.process.wait_with_output().unwrap()
-    }
-}
-
-fn user(directory: &Path, arguments: &[&str], password: &str) -> (i32, String, String) {
-    let mut process = wharf(directory)
-        .arg("user")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs");
-    writeln!(process.stdin.take().unwrap(), "{password}").unwrap();
-    let output = process.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
+use support::{Client, Server, user, wharf};
 
 #[test]
 fn two_piped_clients_talk_in_korean_and_emoji() {
@@ -159,6 +67,33 @@ fn a_script_is_done_when_everything_is_answered() {
             .map(|text| Some(&**text)))
     );
     assert!(script.process.wait_with_output().unwrap().status.success());
+}
+
+/// The server is gone for a while, and the client comes back to where it was by itself.
+#[test]
+fn a_client_comes_back_to_its_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["--demo"]);
+    let address = server.address;
+    let mut client = Client::start(directory.path(), &server, "user0", "pw");
+    client.hears(202);
+    client.say("/enter 3");
+    client.hears(207);
+    client.hears(209);
+    drop(server);
+    assert_eq!(client.next()["note"], "lost");
+    client.say("to nobody");
+    assert_eq!(client.next()["text"], "not connected");
+    let _server = Server::start_at(address, directory.path(), &["--demo"]);
+    assert_eq!(client.next()["note"], "connected");
+    assert_eq!(client.hears(202)["result"], 0);
+    assert_eq!(client.hears(207)["result"], 0);
+    assert_eq!(client.hears(209)["users"].as_array().unwrap().len(), 1);
+    client.say("again");
+    client.hears(222);
+    assert_eq!(client.hears(223)["text"], "again");
+    let output = client.finish();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -250,7 +185,7 @@ fn passwords_cross_no_network_unless_that_is_asked_for() {
 #[cfg(unix)]
 #[test]
 fn the_clients_of_the_documentation_work() {
-    let page = include_str!("../../../docs/chat.md");
+    let page = include_str!("../../../../docs/chat.md");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     for file in ["client.py", "client.cs"] {
@@ -267,7 +202,8 @@ fn the_clients_of_the_documentation_work() {
         let output = match command.output() {
             Ok(output) => output,
             Err(error) => {
-                eprintln!("left out: {program} is not here ({error})");
+                // Standard error itself: what is printed in a test that passes is not shown.
+                let _ = writeln!(io::stderr(), "left out: {program} is not here ({error})");
                 return None;
             }
         };
