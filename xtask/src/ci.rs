@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cross, fuzz, process::Cmd, readme, seeds, tidy};
+use crate::{cross, docs, fuzz, process::Cmd, readme, seeds, tidy};
 
 struct Step {
     name: &'static str,
@@ -16,9 +16,10 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 18] = [
     Step { name: "fmt", what: "formatting", run: fmt },
     Step { name: "tidy", what: "rules that no compiler checks", run: tidy::run },
+    Step { name: "docs", what: "every page and link of the book", run: docs::check },
     Step { name: "clippy", what: "lints, warnings are errors", run: clippy },
     Step { name: "xtask", what: "the tests of xtask itself", run: test_xtask },
     Step { name: "tree", what: "no async runtime below wharf-cli", run: tree },

@@ -4,6 +4,7 @@
 
 mod ci;
 mod cross;
+mod docs;
 mod fuzz;
 mod instructions;
 mod markdown;
@@ -32,6 +33,7 @@ Usage: cargo xtask TASK
   steps diff A B                                  what step B of the course changes in step A
   steps try N                                     whether the starter of step N is filled
   wine                                            lints for Windows, and everything under Wine
+  docs                                            the course, guide and reference as one site
   instructions                                    count what a frame costs, with valgrind
   readme                                          run what README.md tells a reader to run
 ";
@@ -61,6 +63,7 @@ fn run() -> Result<()> {
             ci::run_one(&root, task)
         }
         Some("instructions") if rest.is_empty() => instructions::run(&root),
+        Some("docs") if rest.is_empty() => docs::run(&root),
         Some("wine") if rest.is_empty() => wine::run(&root),
         Some("seeds") => seeds::run(&root, &rest),
         Some("plant") => plant::run(&root, &rest),

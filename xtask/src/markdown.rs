@@ -1,6 +1,8 @@
 //! What the checks need to know of a Markdown file: headings, code blocks with the marker comment
 //! above them, and links.
 
+use std::ops::Range;
+
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
 /// A marker comment `<!-- ci:NAME ARGUMENT -->`, or a code block.
@@ -12,6 +14,18 @@ pub(crate) struct Block {
     /// The marker between this block and the block before it.
     pub(crate) marker: Option<Marker>,
     pub(crate) line: usize,
+    /// Its bytes in the file, fences included.
+    pub(crate) span: Range<usize>,
+}
+
+/// A link or an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) to: String,
+    /// What it is written as: `text` of `[text](to)`.
+    pub(crate) text: String,
+    pub(crate) line: usize,
+    pub(crate) span: Range<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,21 +37,31 @@ pub(crate) struct Marker {
 #[derive(Debug, Default)]
 pub(crate) struct Document {
     pub(crate) headings: Vec<HeadingLevel>,
+    /// What each heading says.
+    pub(crate) titles: Vec<String>,
     pub(crate) blocks: Vec<Block>,
-    /// Destination and line.
-    pub(crate) links: Vec<(String, usize)>,
+    pub(crate) links: Vec<Link>,
 }
 
 pub(crate) fn parse(text: &str) -> Document {
     let mut document = Document::default();
     let mut marker = None;
     let mut open_block: Option<Block> = None;
+    let mut in_heading = false;
     for (event, range) in Parser::new_ext(text, Options::ENABLE_TABLES).into_offset_iter() {
         let line = text[..range.start].matches('\n').count() + 1;
         match event {
-            Event::Start(Tag::Heading { level, .. }) => document.headings.push(level),
+            Event::Start(Tag::Heading { level, .. }) => {
+                document.headings.push(level);
+                document.titles.push(String::new());
+                in_heading = true;
+            }
+            Event::End(TagEnd::Heading(_)) => in_heading = false,
             Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
-                document.links.push((dest_url.into_string(), line));
+                let written = text[range.clone()].trim_start_matches('!').trim_start_matches('[');
+                let text = written.split("](").next().unwrap_or_default().to_owned();
+                let to = dest_url.into_string();
+                document.links.push(Link { to, text, line, span: range });
             }
             Event::Html(html) => marker = parse_marker(&html).or(marker),
             Event::Start(Tag::CodeBlock(kind)) => {
@@ -46,7 +70,11 @@ pub(crate) fn parse(text: &str) -> Document {
                     CodeBlockKind::Indented => String::new(),
                 };
                 let marker = marker.take();
-                open_block = Some(Block { language, text: String::new(), marker, line });
+                let (text, span) = (String::new(), range);
+                open_block = Some(Block { language, text, marker, line, span });
+            }
+            Event::Text(text) | Event::Code(text) if in_heading => {
+                document.titles.last_mut().expect("one is open").push_str(&text);
             }
             Event::Text(text) => {
                 if let Some(block) = &mut open_block {
@@ -76,11 +104,15 @@ mod tests {
                     ## B\n\n[c](docs/d.md)\n";
         let document = parse(text);
         assert_eq!(document.headings, [HeadingLevel::H1, HeadingLevel::H2]);
-        assert_eq!(document.links, [("docs/d.md".to_owned(), 15)]);
+        assert_eq!(document.titles, ["A", "B"]);
+        let [link] = &document.links[..] else { panic!("{document:?}") };
+        assert_eq!((link.to.as_str(), link.text.as_str(), link.line), ("docs/d.md", "c", 15));
+        assert_eq!(&text[link.span.clone()], "[c](docs/d.md)");
         let [shell, plain] = &document.blocks[..] else { panic!("{document:?}") };
         let marker = Marker { name: "run".to_owned(), argument: "hello".to_owned() };
         assert_eq!((shell.language.as_str(), shell.text.as_str()), ("sh", "echo hello\n"));
         assert_eq!((shell.marker.as_ref(), shell.line), (Some(&marker), 5));
         assert_eq!(plain.marker, None);
+        assert_eq!(&text[plain.span.clone()], "```text\nno\n```");
     }
 }

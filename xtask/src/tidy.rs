@@ -36,9 +36,9 @@ impl fmt::Display for Finding {
 }
 
 /// A text file of the checkout, its path relative to the root.
-struct Source {
-    path: PathBuf,
-    text: String,
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
 }
 
 impl Source {
@@ -46,7 +46,7 @@ impl Source {
         Finding { path: self.path.clone(), line, what: what.into() }
     }
 
-    fn has_extension(&self, extension: &str) -> bool {
+    pub(crate) fn has_extension(&self, extension: &str) -> bool {
         self.path.extension() == Some(OsStr::new(extension))
     }
 }
@@ -80,7 +80,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read_sources(root: &Path) -> Result<Vec<Source>> {
+pub(crate) fn read_sources(root: &Path) -> Result<Vec<Source>> {
     let listed = Cmd::line(root, "git ls-files --cached --others --exclude-standard").output();
     let mut paths: Vec<PathBuf> = match listed {
         Ok(list) => list.lines().map(PathBuf::from).collect(),

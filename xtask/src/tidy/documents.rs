@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result};
 
 use super::{Finding, Source};
-use crate::markdown::{self, Document};
+use crate::markdown::{self, Document, Link};
 
 const README: &str = "README.md";
 const README_KOREAN: &str = "README.ko.md";
@@ -14,11 +14,11 @@ const GUARANTEES: &str = "docs/guarantees.md";
 pub(super) fn broken_links(root: &Path, source: &Source) -> Vec<Finding> {
     let folder = root.join(&source.path).parent().map(Path::to_path_buf).unwrap_or_default();
     let mut findings = Vec::new();
-    for (link, line) in markdown::parse(&source.text).links {
-        let target = link.split('#').next().unwrap_or_default();
+    for Link { to, line, .. } in markdown::parse(&source.text).links {
+        let target = to.split('#').next().unwrap_or_default();
         let is_elsewhere = target.contains("://") || target.starts_with("mailto:");
         if !target.is_empty() && !is_elsewhere && !folder.join(target).exists() {
-            findings.push(source.finding(line, format!("`{link}` leads nowhere")));
+            findings.push(source.finding(line, format!("`{to}` leads nowhere")));
         }
     }
     findings
