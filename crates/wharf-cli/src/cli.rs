@@ -17,7 +17,7 @@ pub(crate) enum Invocation {
     Bench(bench::Bench),
     Attack(attack::Options),
     Chat(chat::Options),
-    User(user::Options, Location),
+    User(user::Options, Location, Control),
     Ask(control::Question, Control),
     Doctor(doctor::Options, Result<Loaded, Problems>),
     Completions(Shell),
@@ -38,7 +38,10 @@ pub(crate) fn parse() -> Invocation {
         Some(("dummy", matches)) => Invocation::Bench(bench::Bench::Echo(typed(matches))),
         Some(("chat", matches)) => Invocation::Chat(typed(matches)),
         Some(("user", matches)) => match load(matches) {
-            Ok(loaded) => Invocation::User(typed(matches), loaded.settings.server.store.0),
+            Ok(loaded) => {
+                let server = loaded.settings.server;
+                Invocation::User(typed(matches), server.store.0, server.control)
+            }
             Err(problems) => Invocation::Misconfigured(problems),
         },
         Some(("sessions", matches)) => {
@@ -109,7 +112,8 @@ pub(crate) fn command() -> Command {
         )
         .subcommand(
             user::Options::augment_args(Command::new("user"))
-                .about("Manage the chat's users")
+                .about("Manage the chat's users, also those of a running server")
+                .arg(control_argument().global(true))
                 .arg(config_argument()),
         )
         .subcommand(
@@ -166,11 +170,11 @@ fn with_settings(command: Command) -> Command {
 
 /// A command that asks a running server.
 fn asking(command: Command) -> Command {
-    command
-        .arg(
-            settings::argument_of(CONTROL).help("The server's control channel, if not the default"),
-        )
-        .arg(config_argument())
+    command.arg(control_argument()).arg(config_argument())
+}
+
+fn control_argument() -> Arg {
+    settings::argument_of(CONTROL).help("The server's control channel, if not the default")
 }
 
 const CONTROL: &str = "server.control";

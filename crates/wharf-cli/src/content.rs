@@ -8,6 +8,7 @@ use wharf::{Builder, Limits};
 use wharf_chat::{Accounts, Chat, Duplicate, Memory, Rate, Scheme, Settings as ChatSettings};
 
 use crate::settings::{DuplicateLogin, Settings};
+use crate::user;
 
 /// The chat of these settings; `None` if there is to be none.
 ///
@@ -58,6 +59,11 @@ fn accounts(settings: &Settings, address: SocketAddr) -> Result<Accounts> {
         tracing::warn!("{warning}");
     }
     store.accounts().context("the login store")
+}
+
+/// The name of the store that no other process can use while this one serves, if it is such a store.
+pub(crate) fn held_store(settings: &Settings) -> Option<String> {
+    if settings.server.demo > 0 { None } else { user::held_store(&settings.server.store.0) }
 }
 
 /// `user0` to `userN-1` with the password `pw`, and what the tutorial's client has in its form.

@@ -1,4 +1,5 @@
-//! The control channel: how `wharf sessions`, `kick`, `drain` and `reload` reach a running server.
+//! The control channel: how `wharf sessions`, `kick`, `drain` and `reload` reach a running server, and
+//! `wharf user` the store that a server has for itself.
 //!
 //! A socket in the file system that only its user may use (Unix), or a named pipe (Windows). One
 //! connection carries one request: a line of JSON, answered by lines of JSON of which the last is
@@ -17,8 +18,12 @@ use std::io::{self, BufRead, Read as _, Write};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub(crate) use client::{DrainOptions, KickOptions, Question, SessionsOptions, run};
-pub(crate) use place::of_server as place_of;
+use crate::user::Task;
+
+pub(crate) use client::{
+    DrainOptions, KickOptions, Question, SessionsOptions, manage_users, run, store_at,
+};
+pub(crate) use place::{of_server as place_of, that_may_be as places_that_may_be};
 pub(crate) use server::{Channel, Controls, serve};
 
 /// The version of this protocol; both sides say theirs, and differing ones do not talk.
@@ -35,9 +40,22 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024;
 #[serde(tag = "command", rename_all = "snake_case")]
 enum Request {
     Sessions,
-    Kick { session: String, reason: Option<String> },
-    Drain { timeout_ms: Option<u64> },
+    Kick {
+        session: String,
+        reason: Option<String>,
+    },
+    Drain {
+        timeout_ms: Option<u64>,
+    },
     Reload,
+    /// Which store of users the server has for itself.
+    Store,
+    /// Something to do with the users of that store.
+    Users {
+        store: String,
+        #[serde(flatten)]
+        task: Task,
+    },
 }
 
 /// One line of an answer.
@@ -57,6 +75,17 @@ enum Answer {
     Reloaded {
         changed: Vec<String>,
         restart: Vec<String>,
+    },
+    /// `null`: none that others could not use themselves.
+    Store {
+        store: Option<String>,
+    },
+    User {
+        name: String,
+    },
+    /// The store was asked for something that cannot be done.
+    Refused {
+        message: String,
     },
     /// The last line of an answer.
     Done,
@@ -134,6 +163,7 @@ fn send(stream: &mut impl Write, message: impl Serialize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::user::Password;
 
     fn received(line: &[u8]) -> Result<Request, String> {
         receive(&mut &line[..], REQUEST_BYTES_MAX).map_err(|error| error.to_string())
@@ -146,6 +176,11 @@ mod tests {
             Request::Kick { session: "0.1.2".to_owned(), reason: Some("a\nb".to_owned()) },
             Request::Drain { timeout_ms: None },
             Request::Reload,
+            Request::Store,
+            Request::Users {
+                store: "embedded:/users.redb".to_owned(),
+                task: Task::Add { name: "김".to_owned(), password: Password("\n".to_owned()) },
+            },
         ] {
             let mut line = Vec::new();
             send(&mut line, &request).unwrap();

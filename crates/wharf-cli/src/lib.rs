@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
         Invocation::Bench(bench) => bench::run(&bench),
         Invocation::Attack(options) => attack::run(&options),
         Invocation::Chat(options) => chat::run(&options),
-        Invocation::User(options, store) => user::run(&options, &store),
+        Invocation::User(options, store, control) => user::run(&options, &store, &control),
         Invocation::Ask(question, control) => control::run(&question, &control),
         Invocation::Doctor(options, loaded) => doctor::run(&options, &loaded),
         Invocation::Completions(shell) => generate::completions(shell),

@@ -9,6 +9,7 @@ use anyhow::Result;
 use wharf::framing::AnyFraming;
 use wharf::port::{self, EngineInfo, Keepalive, ListenOptions, SocketOptions};
 use wharf::{Context, Frame, Handle, Handler, Limits, Server};
+use wharf_chat::Chat;
 
 use crate::announce::{Serving, ServingChat};
 use crate::settings::{Dispatch, EchoListener, Engine, Framing, OverRate, Settings};
@@ -21,6 +22,7 @@ pub(crate) struct Running {
     pub(crate) handle: Handle,
     /// Frames that the echo did not send back, because they were none to echo.
     pub(crate) ignored: Arc<AtomicU64>,
+    pub(crate) chat: Option<Chat>,
 }
 
 /// Starts a server: all listeners are bound and accept when this returns. `descriptors` is how many
@@ -70,7 +72,7 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
         max_sessions,
         metrics: None,
     };
-    Ok(Running { serving, handle, ignored })
+    Ok(Running { serving, handle, ignored, chat: chat.map(|(_, chat)| chat) })
 }
 
 /// The limits of each listener, in the order of [`Handle::local_addrs`].

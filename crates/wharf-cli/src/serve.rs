@@ -15,7 +15,7 @@ use crate::metrics::{self, Metrics};
 use crate::network::{self, Running};
 use crate::reload::Reload;
 use crate::settings::{Control, Loaded, LogFormat, Settings, Sources};
-use crate::{announce, descriptors, logging};
+use crate::{announce, content, descriptors, logging};
 
 /// Serves until it is told to end: by a signal, or through the control channel.
 ///
@@ -72,6 +72,10 @@ fn open_channel(
         handle: running.handle.clone(),
         drain: Arc::clone(drain),
         reload: Mutex::new(Reload::new(sources, settings.clone())),
+        users: running.chat.as_ref().and_then(|chat| {
+            let store = content::held_store(settings)?;
+            Some((store, Mutex::new(chat.accounts().clone())))
+        }),
     };
     let port = running.handle.local_addrs().first().map_or(0, |address| address.port());
     let open = |path: &Path| control::serve(path, controls);

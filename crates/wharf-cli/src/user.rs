@@ -1,4 +1,7 @@
-//! `wharf user`: who may log in to the chat.
+//! `wharf user`: who may log in to the chat. A store that a running server has for itself is changed by
+//! that server, through its control channel.
+
+mod task;
 
 use std::fs::File;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
@@ -9,6 +12,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wharf_chat::{Accounts, Location, StoreError};
+
+use crate::control;
+use crate::settings::Control;
+
+pub(crate) use task::{Password, Task, held_store};
 
 /// Manage the chat's users
 #[derive(Args, Clone, Debug)]
@@ -53,37 +61,76 @@ pub(crate) enum Command {
     },
 }
 
-/// Does it; `store` is where users are unless the options say otherwise.
+/// Does it; `store` is where users are unless the options say otherwise, and `control` where a server
+/// may be that has them.
 ///
 /// # Errors
 /// The store fails, or has no such user, or has one already.
-pub(crate) fn run(options: &Options, store: &Location) -> Result<ExitCode> {
+pub(crate) fn run(options: &Options, store: &Location, control: &Control) -> Result<ExitCode> {
     let location = options.store.as_ref().unwrap_or(store);
-    let accounts = location.accounts()?;
-    let done = match &options.command {
+    let users = Users::find(location, control)?;
+    let (task, done) = match &options.command {
         Command::Add { name, password_stdin } => {
             wharf_chat::check_name(name).map_err(anyhow::Error::msg)?;
-            let password = password(*password_stdin)?;
-            accounts.add(name, &password).map(|()| say(&format!("added {name}")))
+            let password = Password(password(*password_stdin)?);
+            (Task::Add { name: name.clone(), password }, format!("added {name}"))
         }
         Command::SetPassword { name, password_stdin } => {
-            let password = password(*password_stdin)?;
-            let set = accounts.set_password(name, &password);
-            set.map(|()| say(&format!("{name} has another password")))
+            let password = Password(password(*password_stdin)?);
+            let done = format!("{name} has another password");
+            (Task::SetPassword { name: name.clone(), password }, done)
         }
-        Command::Remove { name } => accounts.remove(name).map(|()| say(&format!("removed {name}"))),
-        Command::List => accounts.names().map(|names| names.iter().for_each(|name| say(name))),
-        Command::Import { file } => return import(&accounts, file),
+        Command::Remove { name } => {
+            (Task::Remove { name: name.clone() }, format!("removed {name}"))
+        }
+        Command::List => {
+            let names = users.run(Task::List).map_err(|error| explain(error, location))?;
+            names.iter().for_each(|name| say(name));
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Import { file } => return import(&users, file),
     };
-    done.map_err(|error| explain(error, location))?;
+    users.run(task).map_err(|error| explain(error, location))?;
+    say(&done);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever can do something with the users.
+enum Users {
+    /// This process, with the store.
+    Here(Accounts),
+    /// The server that has the store for itself.
+    Server { channel: PathBuf, store: String },
+}
+
+impl Users {
+    fn find(location: &Location, control: &Control) -> Result<Self> {
+        if let Some(store) = held_store(location) {
+            let has_it = |channel: &PathBuf| {
+                // One that does not answer has something else, or its hold on the store is noticed.
+                control::store_at(channel).is_ok_and(|found| found.as_ref() == Some(&store))
+            };
+            let mut channels = control::places_that_may_be(control).into_iter();
+            if let Some(channel) = channels.find(has_it) {
+                return Ok(Self::Server { channel, store });
+            }
+        }
+        Ok(Self::Here(location.accounts()?))
+    }
+
+    fn run(&self, task: Task) -> Result<Vec<String>, StoreError> {
+        match self {
+            Self::Here(accounts) => task.run(accounts),
+            Self::Server { channel, store } => control::manage_users(channel, store, task),
+        }
+    }
 }
 
 fn explain(error: StoreError, location: &Location) -> anyhow::Error {
     match error {
         StoreError::Held(_) => anyhow::anyhow!(
-            "{error}, a running server probably: stop it for as long as this takes, or keep users \
-             in a Redis (--store redis:URL), which many may use at a time"
+            "{error}, a running server probably: name its control channel with --control PATH, or \
+             stop it for as long as this takes"
         ),
         error => anyhow::anyhow!("{error} (in {})", kind(location)),
     }
@@ -118,18 +165,19 @@ fn password(from_stdin: bool) -> Result<String> {
 }
 
 /// Adds every user of the file that is not there yet; tells of each that cannot be.
-fn import(accounts: &Accounts, path: &Path) -> Result<ExitCode> {
+fn import(users: &Users, path: &Path) -> Result<ExitCode> {
     let what = || format!("reading {}", path.display());
     let file = File::open(path).with_context(what)?;
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(file);
-    let users = reader.deserialize().collect::<Result<Vec<(String, String)>, _>>();
-    let users = users.with_context(what)?;
+    let listed = reader.deserialize().collect::<Result<Vec<(String, String)>, _>>();
+    let listed = listed.with_context(what)?;
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} users  {eta} left");
-    let bar = ProgressBar::new(users.len() as u64).with_style(style?);
+    let bar = ProgressBar::new(listed.len() as u64).with_style(style?);
     let mut failed = 0;
-    for (name, password) in &users {
-        match accounts.add(name, password) {
-            Ok(()) => bar.suspend(|| say(&format!("added {name}"))),
+    for (name, password) in &listed {
+        let password = Password(password.clone());
+        match users.run(Task::Add { name: name.clone(), password }) {
+            Ok(_) => bar.suspend(|| say(&format!("added {name}"))),
             Err(StoreError::Refused(what)) => {
                 failed += 1;
                 bar.suspend(|| eprintln!("error: {name}: {what}"));
@@ -139,6 +187,6 @@ fn import(accounts: &Accounts, path: &Path) -> Result<ExitCode> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    eprintln!("{} added, {failed} not", users.len() - failed);
+    eprintln!("{} added, {failed} not", listed.len() - failed);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

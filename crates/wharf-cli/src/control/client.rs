@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use wharf_chat::StoreError;
 
 use super::{ANSWER_BYTES_MAX, Answer, Request, Session, place, receive, send, transport};
 use crate::generate;
 use crate::settings::{Bytes, Control, grouped, parse_value};
+use crate::user::Task;
 
 /// What is asked of a running server.
 #[derive(Clone, Debug)]
@@ -98,6 +100,44 @@ pub(crate) fn run(question: &Question, control: &Control) -> Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// The store of users that the server at this channel has for itself.
+///
+/// # Errors
+/// No server answers.
+pub(crate) fn store_at(path: &Path) -> Result<Option<String>> {
+    let mut found = None;
+    ask(path, &Request::Store, |answer| {
+        if let Answer::Store { store } = answer {
+            found = store;
+        }
+    })?;
+    Ok(found)
+}
+
+/// Has a server do something with the users of the store that it has for itself; the names that this
+/// was to find.
+///
+/// # Errors
+/// What the store says, or that the server does not answer.
+pub(crate) fn manage_users(
+    path: &Path,
+    store: &str,
+    task: Task,
+) -> Result<Vec<String>, StoreError> {
+    let (mut names, mut refused) = (Vec::new(), None);
+    let asked =
+        ask(path, &Request::Users { store: store.to_owned(), task }, |answer| match answer {
+            Answer::User { name } => names.push(name),
+            Answer::Refused { message } => refused = Some(message),
+            _ => {}
+        });
+    match (asked, refused) {
+        (Ok(()), None) => Ok(names),
+        (Ok(()), Some(message)) => Err(StoreError::Refused(message)),
+        (Err(error), _) => Err(StoreError::Unavailable(format!("{error:#}"))),
     }
 }
 

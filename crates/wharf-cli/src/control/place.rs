@@ -35,6 +35,16 @@ pub(crate) fn of_client(control: &Control) -> Result<PathBuf> {
     }
 }
 
+/// The channels of servers of which one may have what is looked for.
+pub(crate) fn that_may_be(control: &Control) -> Vec<PathBuf> {
+    match control {
+        Control::Off => Vec::new(),
+        Control::At(path) => vec![path.clone()],
+        // Where they cannot be found, there is none to ask.
+        Control::Auto => transport::live_places().unwrap_or_default(),
+    }
+}
+
 fn only(mut live: Vec<PathBuf>) -> Result<PathBuf> {
     live.sort();
     match &live[..] {

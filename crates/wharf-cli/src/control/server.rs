@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use wharf::{Handle, SendError, SessionId, SessionInfo};
+use wharf_chat::{Accounts, StoreError};
 
 use super::transport::{Listener, Stream};
 use super::{Answer, REQUEST_BYTES_MAX, Request, Session, receive, send};
@@ -19,6 +20,9 @@ pub(crate) struct Controls {
     pub(crate) handle: Handle,
     pub(crate) drain: Arc<Drain>,
     pub(crate) reload: Mutex<Reload>,
+    /// The users in a store that only this process can use, and its name. Held while something is done
+    /// with them: one password is hashed at a time, however many ask.
+    pub(crate) users: Option<(String, Mutex<Accounts>)>,
 }
 
 /// An open channel; its place in the file system is given up when this is dropped.
@@ -128,6 +132,25 @@ fn fulfil(
                 stream.set_deadline(Instant::now() + ANSWER_TIMEOUT);
                 send(stream, draining(&left))?;
                 controls.drain.wait(DRAIN_INTERVAL);
+            }
+        }
+        Request::Store => {
+            let store = controls.users.as_ref().map(|(store, _)| store.clone());
+            send(stream, Answer::Store { store })?;
+        }
+        Request::Users { store, task } => {
+            let accounts = match &controls.users {
+                Some((ours, accounts)) if *ours == store => accounts,
+                _ => return Ok(Err(anyhow::anyhow!("this server does not have {store}"))),
+            };
+            let done = task.run(&accounts.lock().unwrap_or_else(PoisonError::into_inner));
+            match done {
+                Ok(names) => names.into_iter().try_for_each(|name| {
+                    stream.set_deadline(Instant::now() + ANSWER_TIMEOUT);
+                    send(stream, Answer::User { name })
+                })?,
+                Err(StoreError::Refused(message)) => send(stream, Answer::Refused { message })?,
+                Err(error) => return Ok(Err(error.into())),
             }
         }
         Request::Reload => {

@@ -3,13 +3,14 @@
 #[cfg(unix)]
 mod screen;
 mod support;
+mod users;
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::io::{self, BufRead as _, Write as _};
+use std::process::Command;
 
 use serde_json::Value;
 
-use support::{Client, Server, user, wharf};
+use support::{Client, Server, wharf};
 
 #[test]
 fn two_piped_clients_talk_in_korean_and_emoji() {
@@ -104,61 +105,6 @@ fn a_wrong_password_is_told() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("not logged in as user0: unknown id or wrong password (33)"), "{error}");
-}
-
-#[test]
-fn users_are_added_listed_changed_and_removed() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path();
-    let server = Server::start(path, &[]);
-    // The server is there before its first user, who can log in at once.
-    let added = user(path, &["add", "김철수", "--password-stdin"], "비밀");
-    assert_eq!(added, (0, "added 김철수\n".to_owned(), String::new()));
-    let mut client = Client::start(path, &server, "김철수", "비밀");
-    assert_eq!(client.hears(202)["result"], 0);
-    assert!(client.finish().status.success());
-    drop(server);
-    assert_eq!(user(path, &["add", "a"], "1").0, 0);
-    let (status, _, error) = user(path, &["add", "a"], "1");
-    assert!(status == 1 && error.contains("there is a user \"a\" already"), "{error}");
-    assert_eq!(user(path, &["list"], "").1, "a\n김철수\n");
-    assert_eq!(user(path, &["set-password", "a"], "2").0, 0);
-    assert_eq!(user(path, &["remove", "a"], "").0, 0);
-    let (status, _, error) = user(path, &["remove", "a"], "");
-    assert!(status == 1 && error.contains("there is no user \"a\""), "{error}");
-    let (status, _, error) = user(path, &["add", "x", "--store", "open"], "1");
-    assert!(status == 1 && error.contains("knows no users"), "{error}");
-    let (status, _, error) = user(path, &["add", &"n".repeat(40)], "1");
-    assert!(status == 1 && error.contains("at most 32 bytes"), "{error}");
-}
-
-/// What `wharf user import` has reported is there, whenever it is killed.
-#[test]
-fn a_user_that_was_reported_survives_a_kill() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path();
-    let users: Vec<String> = (0..5_000).map(|user| format!("user{user},pw{user}")).collect();
-    std::fs::write(path.join("users.csv"), users.join("\n")).unwrap();
-    let mut reported = Vec::new();
-    for round in 1..=4 {
-        let mut import = wharf(path)
-            .args(["user", "import", "users.csv"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(import.stdout.take().unwrap()).lines();
-        for line in lines.map_while(Result::ok).take(5 * round) {
-            reported.push(line.strip_prefix("added ").unwrap().to_owned());
-        }
-        import.kill().unwrap();
-        import.wait().unwrap();
-        let names = user(path, &["list"], "").1;
-        for name in &reported {
-            assert!(names.lines().any(|there| there == name), "{name} is lost");
-        }
-    }
-    assert_eq!(reported.len(), 50, "each round goes on where the one before was killed");
 }
 
 #[test]
