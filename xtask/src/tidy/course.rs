@@ -53,15 +53,15 @@ fn chapters(root: &Path, folder: &str) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Each Rust block says of which file it is, and is there, line for line but for the indent. A line
-/// `// ...` stands for what is left out.
+/// Each block of code, and of what the compiler says, says of which file it is and is there, line for
+/// line but for the indent. A line `// ...` stands for what is left out.
 fn false_excerpts(root: &Path, page: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for block in markdown::parse(&page.text).blocks.iter().filter(|block| block.language == "rust")
-    {
-        let marker = block.marker.as_ref().filter(|marker| marker.name == "excerpt");
-        let Some(file) = marker.map(|marker| &marker.argument) else {
-            findings.push(page.finding(block.line, "no `<!-- ci:excerpt FILE -->` above"));
+    for block in &markdown::parse(&page.text).blocks {
+        let Some(file) = excerpted(block) else {
+            if block.language == "rust" {
+                findings.push(page.finding(block.line, "no `<!-- ci:excerpt FILE -->` above"));
+            }
             continue;
         };
         match fs::read_to_string(root.join(file)) {
@@ -71,6 +71,12 @@ fn false_excerpts(root: &Path, page: &Source) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The file that a block says it is from.
+fn excerpted(block: &markdown::Block) -> Option<&str> {
+    let marker = block.marker.as_ref().filter(|marker| marker.name == "excerpt");
+    marker.map(|marker| marker.argument.as_str())
 }
 
 fn is_excerpt(excerpt: &str, code: &str) -> bool {
@@ -105,8 +111,8 @@ fn unknown_targets(root: &Path, page: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Headings by level, code (but for pictures and output, which have words in them), answers to
-/// exercises, minutes.
+/// Headings by level, code (but for pictures and output, which have words in them; what the compiler
+/// says has none to be translated), answers to exercises, minutes.
 fn differences(original: &Source, translation: &Source) -> Vec<Finding> {
     let (english, korean) = (markdown::parse(&original.text), markdown::parse(&translation.text));
     let mut findings = Vec::new();
@@ -136,9 +142,11 @@ fn differences(original: &Source, translation: &Source) -> Vec<Finding> {
 }
 
 fn code(page: &Document) -> Vec<(&str, &str)> {
-    let blocks = page.blocks.iter();
-    let of = |block: &'_ markdown::Block| block.language == "mermaid" || block.language == "text";
-    blocks.map(|b| (b.language.as_str(), if of(b) { "" } else { b.text.as_str() })).collect()
+    let has_words = |block: &markdown::Block| {
+        block.language == "mermaid" || (block.language == "text" && excerpted(block).is_none())
+    };
+    let text = |block| if has_words(block) { "" } else { block.text.as_str() };
+    page.blocks.iter().map(|block| (block.language.as_str(), text(block))).collect()
 }
 
 /// The words in backticks in the last column of the glossary's table.
@@ -205,6 +213,15 @@ mod tests {
     fn rust_without_a_marker_is_no_excerpt() {
         let found = false_excerpts(Path::new("."), &page("```rust\nfn a() {}\n```\n"));
         assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn what_the_compiler_says_is_an_excerpt_too_and_is_not_translated() {
+        let text = "# A\n\nMinutes: 5\n\n<!-- ci:excerpt Cargo.toml -->\n```text\nerror\n```\n";
+        let found = false_excerpts(Path::new(env!("CARGO_MANIFEST_DIR")), &page(text));
+        assert_eq!(found.len(), 1);
+        let korean = text.replace("Minutes: ", "걸리는 시간(분): ").replace("error\n", "오류\n");
+        assert_eq!(differences(&page(text), &page(&korean)).len(), 1);
     }
 
     #[test]
