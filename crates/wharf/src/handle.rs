@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
     limits::Limits,
-    logic::{Event, Homed, Order, Pool, Posted, RunnerLink, Way},
+    logic::{Event, Homed, Order, Pool, Posted, RunnerLink, TimedJobs, Way},
     memory::MemoryCap,
     metrics::{Report, Stats},
     sending::{Class, Sent},
@@ -45,6 +45,7 @@ pub(crate) struct Links {
     /// Logic threads; none where handlers run on the workers.
     pub(crate) runners: Vec<RunnerLink>,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) timed: Arc<TimedJobs>,
     /// For frames that wait to be sent.
     pub(crate) memory: MemoryCap,
     /// Workers that have not ended.

@@ -80,7 +80,7 @@ pub use crate::{
     handle::{Handle, SessionInfo},
     handler::{CloseReason, Context, Handler, SessionId, SessionIdError},
     limits::{Limits, OverRate},
-    logic::Job,
+    logic::{Job, Timer},
     metrics::{Leftover, Report, Stats, TurnTimes},
     packet::Packet,
     router::Router,

@@ -15,6 +15,7 @@ mod outbox;
 mod pool;
 mod remote;
 mod runner;
+mod timed;
 
 use std::{
     any::Any,
@@ -26,7 +27,6 @@ use std::{
 };
 
 use self::event::Call;
-pub use self::jobs::Job;
 pub(crate) use self::{
     event::Event,
     forward::Forward,
@@ -36,7 +36,9 @@ pub(crate) use self::{
     outbox::{Outbox, Way, forget_turn},
     pool::Pool,
     runner::{Order, Runner, RunnerLink},
+    timed::{TIMED_JOBS_MAX, TimedJobs},
 };
+pub use self::{jobs::Job, timed::Timer};
 use crate::{
     error::{Error, Result, SendError},
     framing::{Frame, Framing, Packet},

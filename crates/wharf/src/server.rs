@@ -25,12 +25,12 @@ use self::logic::{LogicPlan, spawn_all};
 use crate::{
     addresses::Addresses,
     connector::{Connector, ConnectorOptions},
-    error::{Error, Result},
+    error::{Error, Result, SendError},
     framing::Framing,
     handle::{Command, Ended, Handle, Links, ThreadKind, WorkerLink, join_all},
     handler::{Handler, SessionId},
     limits::Limits,
-    logic::{Forward, Logic, Pool, Runner, RunnerLink, Service},
+    logic::{Forward, Logic, Pool, Runner, RunnerLink, Service, Timer},
     memory::{MemoryCap, PIECE_BYTES},
     metrics::Report,
     sending::{FLUSH_EVERY_MS_MAX, FlushPolicy, SendPolicy, Sending},
@@ -61,6 +61,7 @@ impl Server {
             dispatch: Dispatch::Inline,
             offload_threads: 2,
             offload_queue: 64,
+            repeated: Vec::new(),
             seed: None,
             failure: None,
         }
@@ -87,6 +88,8 @@ pub struct Builder {
     dispatch: Dispatch,
     offload_threads: usize,
     offload_queue: usize,
+    /// Posts what [`every`](Self::every) was given.
+    repeated: Vec<Repeated>,
     seed: Option<u64>,
     failure: Option<Error>,
 }
@@ -111,6 +114,9 @@ struct ServiceSource {
     forward: MakeService<u16>,
     limits: Limits,
 }
+
+/// Posts a job that is repeated from the start.
+type Repeated = Box<dyn FnOnce(&Handle) -> std::result::Result<Timer, SendError> + Send>;
 
 type MakeService<T> = Arc<dyn Fn(T) -> Box<dyn Service> + Send + Sync>;
 
@@ -447,7 +453,7 @@ impl Builder {
     ) -> Handle {
         let running = AtomicUsize::new(links.len());
         let (engines, workers) = links.into_iter().unzip();
-        Handle(Arc::new(Links {
+        let handle = Handle(Arc::new(Links {
             workers,
             engines,
             local_addrs: self.listens.iter().map(|listen| listen.address).collect(),
@@ -455,11 +461,17 @@ impl Builder {
             max_sessions: self.max_sessions,
             addresses: Addresses::new(seed),
             runners,
+            timed: Arc::default(),
             pool: Pool::new(self.offload_threads + self.offload_queue),
             memory: MemoryCap::new(self.send_memory_max),
             running,
             ended: Mutex::new(Ended::Running(threads)),
-        }))
+        }));
+        for post in self.repeated {
+            // All have room: that was looked at when they were given.
+            let _ = post(&handle);
+        }
+        handle
     }
 
     /// Starts the server, drains it on Ctrl+C or SIGTERM, and returns when it has ended. A second

@@ -185,6 +185,8 @@ impl Shared {
 pub(crate) enum TimerKey {
     Deadline(SessionId),
     User(SessionId, u64),
+    /// A job that waits for its time, by number.
+    Job(u64),
     /// Accept again on this listener.
     Accept(u16),
     /// Connect again, by the number of the waiting attempt.
@@ -485,6 +487,7 @@ mod tests {
             addresses: crate::addresses::Addresses::new(0),
             runners: Vec::new(),
             pool: Pool::new(1),
+            timed: Arc::default(),
             memory: MemoryCap::new(0),
             running: AtomicUsize::new(0),
             ended: Mutex::new(Ended::Running(Vec::new())),

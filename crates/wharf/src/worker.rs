@@ -216,6 +216,7 @@ impl Worker {
     /// What it counted, and what it has not given back. Call it when it has finished.
     pub(crate) fn report(&mut self) -> Report {
         self.refuse_commands();
+        self.jobs.end_waiting(&mut self.shared);
         debug_assert!(self.sessions.len() > 0 || self.shared.places == 0, "places are counted");
         self.shared.end_flushes();
         self.shared.handle.0.memory.give_back(std::mem::take(&mut self.leased_pieces));

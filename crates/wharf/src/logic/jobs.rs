@@ -8,7 +8,11 @@ use std::{any::Any, collections::BTreeMap};
 
 use wharf_port::Time;
 
-use super::{guard, runner::Order};
+use super::{
+    guard,
+    runner::Order,
+    timed::{Timed, Waiting},
+};
 use crate::{
     connector::next_random,
     error::SendError,
@@ -19,8 +23,15 @@ use crate::{
 
 /// A closure on its way to the thread that owns its key.
 pub(crate) struct Posted {
-    key: u64,
-    job: Box<dyn FnOnce(&mut Job<'_>) + Send>,
+    pub(super) key: u64,
+    pub(super) work: Work,
+}
+
+pub(super) enum Work {
+    Now(Box<dyn FnOnce(&mut Job<'_>) + Send>),
+    Later(Box<Timed>),
+    /// Takes back the one of this number that waits for its time.
+    Cancel(u64),
 }
 
 impl Posted {
@@ -38,6 +49,7 @@ pub struct Job<'a> {
     now: Time,
     handle: &'a Handle,
     state: &'a mut KeyState,
+    stops: bool,
 }
 
 impl Job<'_> {
@@ -82,6 +94,12 @@ impl Job<'_> {
         self.state.0.clear();
     }
 
+    /// Ends the repetition that this run is part of ([`Handle::post_every`]); does nothing in a job that
+    /// runs once.
+    pub fn stop(&mut self) {
+        self.stops = true;
+    }
+
     /// Posts another job, for this key or any other, behind all that has been posted for it so far.
     ///
     /// # Errors
@@ -113,7 +131,7 @@ impl Handle {
         key: u64,
         job: impl FnOnce(&mut Job<'_>) + Send + 'static,
     ) -> Result<(), SendError> {
-        self.0.post_job(Posted { key, job: Box::new(job) })
+        self.0.post_job(Posted { key, work: Work::Now(Box::new(job)) })
     }
 }
 
@@ -132,13 +150,24 @@ impl<S> Context<'_, S> {
 }
 
 impl Links {
-    fn post_job(&self, posted: Posted) -> Result<(), SendError> {
+    pub(super) fn post_job(&self, posted: Posted) -> Result<(), SendError> {
         if self.runners.is_empty() {
             let worker = &self.workers[owner(posted.key, self.workers.len())];
             worker.post.post(Command::Job(posted)).map_err(refusal)
         } else {
             let runner = &self.runners[owner(posted.key, self.runners.len())];
             runner.post.post(Order::Job(posted)).map_err(refusal)
+        }
+    }
+
+    /// As [`post_job`](Self::post_job), for what has its place already, by a bound of its own.
+    pub(super) fn post_job_reserved(&self, posted: Posted) {
+        if self.runners.is_empty() {
+            let worker = &self.workers[owner(posted.key, self.workers.len())];
+            worker.post.post_reserved(Command::Job(posted));
+        } else {
+            let runner = &self.runners[owner(posted.key, self.runners.len())];
+            runner.post.post_reserved(Order::Job(posted));
         }
     }
 }
@@ -150,10 +179,11 @@ fn owner(key: u64, owners: usize) -> usize {
     (next_random(&mut mixed) % owners as u64) as usize
 }
 
-/// The jobs of one thread: the state of the keys that it owns.
+/// The jobs of one thread: the state of the keys that it owns, and what waits for its time.
 #[derive(Default)]
 pub(crate) struct Jobs {
     states: BTreeMap<u64, KeyState>,
+    pub(super) waiting: Waiting,
 }
 
 /// At most one value of each type.
@@ -161,14 +191,30 @@ pub(crate) struct Jobs {
 struct KeyState(Vec<Box<dyn Any>>);
 
 impl Jobs {
-    /// Runs one job. A panic ends it and nothing else.
+    /// Does what was posted.
     pub(crate) fn run(&mut self, posted: Posted, shared: &mut Shared) {
-        let Posted { key, job } = posted;
+        match posted.work {
+            Work::Now(job) => _ = self.run_one(posted.key, shared, job),
+            Work::Later(timed) => self.wait(posted.key, timed, shared),
+            Work::Cancel(number) => self.cancel(number, shared),
+        }
+    }
+
+    /// Runs one job; whether it may come again. A panic ends it and nothing else.
+    pub(super) fn run_one(
+        &mut self,
+        key: u64,
+        shared: &mut Shared,
+        job: impl FnOnce(&mut Job<'_>),
+    ) -> bool {
         let Shared { now, handle, stats, .. } = shared;
-        let now = *now;
         stats.jobs += 1;
         let state = self.states.entry(key).or_default();
-        let ran = guard(|| job(&mut Job { key, now, handle, state }));
+        let ran = guard(|| {
+            let mut cx = Job { key, now: *now, handle, state, stops: false };
+            job(&mut cx);
+            !cx.stops
+        });
         if ran.is_none() {
             stats.job_panics += 1;
             tracing::error!(key, "a job panicked");
@@ -176,11 +222,13 @@ impl Jobs {
         if state.0.is_empty() {
             self.states.remove(&key);
         }
+        ran.unwrap_or(false)
     }
 }
 
 impl Drop for Jobs {
     fn drop(&mut self) {
+        guard(|| drop(std::mem::take(&mut self.waiting)));
         for state in std::mem::take(&mut self.states).into_values() {
             guard(|| drop(state));
         }

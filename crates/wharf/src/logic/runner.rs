@@ -307,7 +307,14 @@ impl Runner {
         let mut due = std::mem::take(&mut self.due);
         self.shared.timers.expire(self.shared.now.as_nanos(), &mut due);
         for key in due.drain(..) {
-            let TimerKey::User(id, key) = key else { unreachable!("handlers' timers alone") };
+            let (id, key) = match key {
+                TimerKey::User(id, key) => (id, key),
+                TimerKey::Job(number) => {
+                    self.jobs.due(number, &mut self.shared);
+                    continue;
+                }
+                _ => unreachable!("the others are timers of workers"),
+            };
             let Some(half) = self.sessions.get(id) else { continue };
             let fired = half.session.timer_fired(&self.shared.timers, key);
             if fired && half.ending.is_none() && self.shared.handle.is_open(id) {
@@ -344,6 +351,7 @@ impl Runner {
         let mut orders = Vec::new();
         self.inbox.close(&mut orders);
         orders.into_iter().for_each(|order| self.run(order));
+        self.jobs.end_waiting(&mut self.shared);
         Report {
             stats: self.stats(),
             leftover: Leftover {

@@ -8,11 +8,11 @@ use std::{
 
 use wharf_port::{Inbox, Parker, Time, inbox};
 
-use super::{COMMANDS_WAITING_MAX, ServiceSource, spawn};
+use super::{Builder, COMMANDS_WAITING_MAX, ServiceSource, spawn};
 use crate::{
     error::{Error, Result},
     handle::{Handle, ThreadKind},
-    logic::{Order, Runner, RunnerLink, Way},
+    logic::{Job, Order, Runner, RunnerLink, TIMED_JOBS_MAX, Way},
     metrics::Report,
 };
 
@@ -36,6 +36,24 @@ impl Dispatch {
             Dispatch::Inline => 0,
             Dispatch::Threads(threads) => threads,
         }
+    }
+}
+
+impl Builder {
+    /// Runs `job` every `period` on the thread that owns `key`, from the start of the server to its end:
+    /// [`Handle::post_every`].
+    pub fn every(
+        mut self,
+        period: Duration,
+        key: u64,
+        job: impl FnMut(&mut Job<'_>) + Send + 'static,
+    ) -> Self {
+        if self.repeated.len() == REPEATED_MAX {
+            let what = format!("a server can start with {REPEATED_MAX} repeated jobs");
+            self.failure.get_or_insert(Error::Settings(what));
+        }
+        self.repeated.push(Box::new(move |handle| handle.post_every(period, key, job)));
+        self
     }
 }
 
@@ -112,3 +130,7 @@ pub(super) fn spawn_all(
     handle.0.runners.iter().for_each(|_| _ = all_made.recv());
     Ok(())
 }
+
+/// Repeated jobs that a server can start with: as many more may be posted later.
+const REPEATED_MAX: usize = TIMED_JOBS_MAX / 2;
+const _: () = assert!(REPEATED_MAX < COMMANDS_WAITING_MAX, "they find room in an inbox");

@@ -22,6 +22,7 @@ impl Worker {
             match key {
                 TimerKey::Deadline(id) => self.on_deadline(id),
                 TimerKey::User(id, key) => self.on_user_timer(id, key),
+                TimerKey::Job(number) => self.jobs.due(number, &mut self.shared),
                 TimerKey::Accept(index) => {
                     self.listeners[usize::from(index)].accept_again = None;
                     self.start_accept(usize::from(index));

@@ -10,4 +10,5 @@ mod memory;
 mod rates;
 mod strangers;
 mod support;
+mod timed;
 mod topics;
