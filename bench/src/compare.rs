@@ -18,6 +18,7 @@ use crate::child::{Running, check_interrupted};
 use crate::contestant::{self, Contestant};
 use crate::load::{Framing, LoadReport};
 use crate::machine::{self, Machine};
+use crate::profile::{self, TcpShare};
 use crate::syscalls::{self, SyscallCount};
 use crate::table::{self, Summary};
 
@@ -65,6 +66,9 @@ pub struct EchoArgs {
     /// Seconds of the run that counts system calls (0: do not count)
     #[arg(long, default_value_t = 1.0)]
     pub syscall_seconds: f64,
+    /// Seconds of the two runs that share out CPU time and count allocations (0: do neither)
+    #[arg(long, default_value_t = 1.0)]
+    pub profile_seconds: f64,
     /// Write every run and the summary to this file
     #[arg(long)]
     #[serde(skip)]
@@ -107,6 +111,10 @@ pub struct CellResult {
     pub runs: Vec<Run>,
     /// Contestant and figure, or why there is none.
     pub syscalls: Vec<(String, Result<SyscallCount, String>)>,
+    /// Contestant and the share of the kernel's TCP, or why there is none.
+    pub tcp_shares: Vec<(String, Result<TcpShare, String>)>,
+    /// Contestant and allocations per message, or why there is no figure.
+    pub allocations: Vec<(String, Result<f64, String>)>,
     /// Contestants that could not be measured, and why.
     pub failures: Vec<(String, String)>,
     /// The lines of the table.
@@ -237,6 +245,8 @@ fn measure(
         cell,
         runs: Vec::new(),
         syscalls: Vec::new(),
+        tcp_shares: Vec::new(),
+        allocations: Vec::new(),
         failures: Vec::new(),
         summary: Vec::new(),
     };
@@ -258,14 +268,25 @@ fn measure(
         }
     }
     for contestant in contestants {
-        let failed = result.failures.iter().any(|(name, _)| *name == contestant.name);
-        if failed || args.syscall_seconds <= 0.0 {
+        let name = &contestant.name;
+        if result.failures.iter().any(|(failed, _)| failed == name) {
             continue;
         }
-        progress.say(&format!("{cell} system calls {}", contestant.name));
-        let count = syscalls::count(args, contestant, cell).map_err(|error| format!("{error:#}"));
+        if args.syscall_seconds > 0.0 {
+            progress.say(&format!("{cell} system calls {name}"));
+            let count = syscalls::count(args, contestant, cell).map_err(|why| format!("{why:#}"));
+            result.syscalls.push((name.clone(), count));
+        }
+        if args.profile_seconds > 0.0 {
+            progress.say(&format!("{cell} profile {name}"));
+            let share =
+                profile::tcp_share(args, contestant, cell).map_err(|why| format!("{why:#}"));
+            result.tcp_shares.push((name.clone(), share));
+            let count =
+                profile::allocations(args, contestant, cell).map_err(|why| format!("{why:#}"));
+            result.allocations.push((name.clone(), count));
+        }
         check_interrupted()?;
-        result.syscalls.push((contestant.name.clone(), count));
     }
     Ok(result)
 }

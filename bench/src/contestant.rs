@@ -120,7 +120,10 @@ mod tests {
         let known = known("bench", Path::new("wharf"), &["--engine".into(), "poll".into()]);
         let raw = known.iter().find(|known| known.name == "wharf-raw").unwrap();
         let small = raw.command_for("50x1x32".parse().unwrap(), 0).join(" ");
-        assert_eq!(small, "wharf serve --echo raw@127.0.0.1:0 --workers 1 --engine poll");
+        assert_eq!(
+            small,
+            "wharf serve --chat off --echo raw@127.0.0.1:0 --workers 1 --engine poll"
+        );
         let large = raw.command_for("50x1x16384".parse().unwrap(), 0).join(" ");
         assert_eq!(large, format!("{small} --limits-frame-bytes-max 64KiB"));
         let floor = known[0].command_for("50x1x16384".parse().unwrap(), 3).join(" ");

@@ -11,6 +11,7 @@ mod load;
 mod machine;
 mod page;
 mod peer;
+mod profile;
 mod suite;
 mod syscalls;
 mod table;

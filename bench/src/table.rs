@@ -69,6 +69,9 @@ pub struct Summary {
     pub server_resident_bytes: Option<Spread>,
     pub server_private_bytes: Option<Spread>,
     pub syscalls: Option<SyscallCount>,
+    /// CPU time outside the kernel's TCP: the median by the share of samples outside it.
+    pub other_than_tcp_ns_per_message: Option<f64>,
+    pub allocations_per_message: Option<f64>,
 }
 
 /// One line per contestant, in their order.
@@ -101,7 +104,12 @@ fn summarize_one(contestant: &Contestant, result: &CellResult, distance: Distanc
         .collect();
     let spread =
         |value: fn(&Run) -> Option<f64>| Spread::of(used.iter().filter_map(|run| value(run)));
-    let syscalls = result.syscalls.iter().find(|(name, _)| *name == contestant.name);
+    let syscalls = of(&result.syscalls, contestant);
+    let server_cpu_ns_per_message =
+        spread(|run| Some(run.report.server_cpu_s? * 1e9 / run.report.messages as f64));
+    let other_than_tcp_ns_per_message = server_cpu_ns_per_message
+        .zip(of(&result.tcp_shares, contestant))
+        .map(|(cpu, tcp)| cpu.median * (1.0 - tcp.0));
     Summary {
         contestant: contestant.name.clone(),
         framing: contestant.framing,
@@ -111,9 +119,7 @@ fn summarize_one(contestant: &Contestant, result: &CellResult, distance: Distanc
         errors: all.iter().map(|run| run.report.errors).sum(),
         starved_connections: all.iter().map(|run| run.report.starved_connections).sum(),
         wire_bytes_per_message: all.first().map(|run| run.report.wire_bytes_per_message),
-        server_cpu_ns_per_message: spread(|run| {
-            Some(run.report.server_cpu_s? * 1e9 / run.report.messages as f64)
-        }),
+        server_cpu_ns_per_message,
         ratio: None,
         messages_per_s: spread(|run| Some(run.report.messages as f64 / run.report.elapsed_s)),
         server_cpu_share: spread(|run| Some(run.report.server_cpu_s? / run.report.elapsed_s)),
@@ -121,8 +127,16 @@ fn summarize_one(contestant: &Contestant, result: &CellResult, distance: Distanc
         others_cpu_cores: spread(|run| Some(run.report.others_cpu_s? / run.report.elapsed_s)),
         server_resident_bytes: spread(|run| Some(run.report.server_resident_bytes? as f64)),
         server_private_bytes: spread(|run| Some(run.report.server_private_bytes? as f64)),
-        syscalls: syscalls.and_then(|(_, count)| count.as_ref().ok()).copied(),
+        syscalls,
+        other_than_tcp_ns_per_message,
+        allocations_per_message: of(&result.allocations, contestant),
     }
+}
+
+/// A contestant's figure out of a list, if it has one.
+fn of<T: Copy>(figures: &[(String, Result<T, String>)], contestant: &Contestant) -> Option<T> {
+    let (_, figure) = figures.iter().find(|(name, _)| *name == contestant.name)?;
+    figure.as_ref().ok().copied()
 }
 
 /// Prints a cell's table and its notes on standard output.
@@ -143,7 +157,9 @@ pub fn markdown(args: &EchoArgs, result: &CellResult) -> String {
         "CPU ns/message".to_owned(),
         "min..max".to_owned(),
         format!("x {base}"),
+        "of it not TCP".to_owned(),
         "system calls/message".to_owned(),
+        "allocations/message".to_owned(),
         "messages/s".to_owned(),
         "server CPU".to_owned(),
         "load CPU".to_owned(),
@@ -179,6 +195,7 @@ fn cells_of(line: &Summary) -> Vec<String> {
         show(cpu.map(|cpu| format!("{:.0}", cpu.median))),
         show(cpu.map(|cpu| format!("{:.0}..{:.0}", cpu.min, cpu.max))),
         show(line.ratio.map(|ratio| format!("{ratio:.3}"))),
+        show(line.other_than_tcp_ns_per_message.map(|ns| format!("{ns:.0}"))),
         line.syscalls.map_or_else(
             || "not measured".to_owned(),
             |count| {
@@ -186,6 +203,7 @@ fn cells_of(line: &Summary) -> Vec<String> {
                 format!("{:.3}{mark}", count.per_message)
             },
         ),
+        show(line.allocations_per_message.map(|count| format!("{count:.3}"))),
         show(line.messages_per_s.map(|rate| format!("{:.0}", rate.median))),
         percent(line.server_cpu_share),
         percent(line.load_cpu_share),
@@ -257,12 +275,18 @@ fn notes(args: &EchoArgs, result: &CellResult) -> Vec<String> {
     for (name, why) in &result.failures {
         notes.push(format!("FAILED: {name}: {why}"));
     }
-    for (name, count) in &result.syscalls {
-        if let Err(why) = count {
-            notes.push(format!("system calls of {name}: not measured: {why}"));
-        }
-    }
+    let missing = |what: &str, (name, why): (&String, &String)| {
+        format!("{what} of {name}: not measured: {why}")
+    };
+    notes.extend(reasons(&result.syscalls).map(|why| missing("system calls", why)));
+    notes.extend(reasons(&result.tcp_shares).map(|why| missing("CPU time outside TCP", why)));
+    notes.extend(reasons(&result.allocations).map(|why| missing("allocations", why)));
     notes
+}
+
+/// Who has no figure, and why.
+fn reasons<T>(figures: &[(String, Result<T, String>)]) -> impl Iterator<Item = (&String, &String)> {
+    figures.iter().filter_map(|(name, figure)| Some((name, figure.as_ref().err()?)))
 }
 
 fn distance_note(args: &EchoArgs, result: &CellResult) -> String {
@@ -326,6 +350,8 @@ mod tests {
             cell: "50x1x32".parse().unwrap(),
             runs,
             syscalls: Vec::new(),
+            tcp_shares: Vec::new(),
+            allocations: Vec::new(),
             failures: Vec::new(),
             summary: Vec::new(),
         };

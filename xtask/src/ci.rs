@@ -23,7 +23,7 @@ const STEPS: [Step; 18] = [
     Step { name: "clippy", what: "lints, warnings are errors", run: clippy },
     Step { name: "xtask", what: "the tests of xtask itself", run: test_xtask },
     Step { name: "tree", what: "no async runtime below wharf-cli", run: tree },
-    Step { name: "test-poll", what: "all tests on the poll engine", run: test_poll },
+    Step { name: "test-poll", what: "tests that name no engine, on poll", run: test_poll },
     Step { name: "loom", what: "all interleavings of the cross-thread parts", run: loom },
     Step { name: "seeds", what: "the simulations with 2,000 seeds", run: seeds::short },
     Step { name: "fuzz", what: "every fuzz target for a few seconds", run: fuzz::short },
@@ -107,8 +107,20 @@ fn test_xtask(root: &Path) -> Result<()> {
     Cmd::line(root, "cargo test --locked -p xtask").run()
 }
 
+/// Those tests that open an engine which they do not name; the others run on each of them anyway.
 fn test_poll(root: &Path) -> Result<()> {
-    Cmd::line(root, "cargo test --locked").env("WHARF_ENGINE", "poll").run()
+    let tests = [
+        "-p wharf-port --test no_alloc --test signals --test descriptors",
+        "-p wharf --test allocations --test failed_start --test signals_taken",
+        "-p wharf-cli -p wharf-examples --tests",
+    ];
+    for tests in tests {
+        Cmd::line(root, "cargo test --locked")
+            .args(tests.split_whitespace())
+            .env("WHARF_ENGINE", "poll")
+            .run()?;
+    }
+    Ok(())
 }
 
 fn doc(root: &Path) -> Result<()> {
@@ -150,7 +162,7 @@ fn address_sanitizer(root: &Path) -> Result<()> {
     // from build scripts; the cfg lets tests that cannot run under the sanitizer say so.
     for tests in ["-p wharf-port --tests", WHARF_WITH_THREADS] {
         Cmd::line(root, "cargo test --locked")
-            .args(tests.split(' '))
+            .args(tests.split_whitespace())
             .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/asan"])
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", "-Zsanitizer=address --cfg wharf_asan")

@@ -57,8 +57,9 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
         toolchain
             .cargo(root)
             .env("RUSTFLAGS", flags.as_str())
+            .env("WHARF_SEEDS", "0..10")
             .args(["test", "-Zbuild-std=std,panic_unwind,test,proc_macro", "--locked"])
-            .args(tests.split(' '))
+            .args(tests.split_whitespace())
             .args(["--target", TSAN_TARGET, "--target-dir"])
             .arg(cache.join("tsan").display().to_string())
             // The simulation and the wheel have one thread, and take minutes under the sanitizer.
