@@ -24,9 +24,20 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// At zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Counts one more.
     pub fn add_one(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    /// Counts so many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
     }
 
     /// The count so far.
@@ -37,11 +48,11 @@ impl Counter {
 }
 
 /// Pieces that were received from clients.
-pub static RECEIVED: Counter = Counter(AtomicU64::new(0));
+pub static RECEIVED: Counter = Counter::new();
 /// Sends that completed without an error.
-pub static SENT: Counter = Counter(AtomicU64::new(0));
+pub static SENT: Counter = Counter::new();
 /// Answers that never left, because a send was in flight already (step 4).
-pub static LOST: Counter = Counter(AtomicU64::new(0));
+pub static LOST: Counter = Counter::new();
 
 /// Allocations of the whole process so far.
 #[must_use]

@@ -77,6 +77,14 @@ mod step08 {
 
 #[path = "../chat/guest.rs"]
 mod guest;
+#[path = "."]
+mod step11 {
+    #[path = "../../starters/step11_ring.rs"]
+    pub(crate) mod ring;
+}
+
+#[path = "../steps/circle.rs"]
+mod circle;
 #[path = "../steps/lab.rs"]
 mod lab;
 

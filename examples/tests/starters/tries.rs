@@ -11,9 +11,11 @@ use wharf_examples::LOST;
 use wharf_port::{Config, inbox, sim::Faults};
 
 use crate::{
+    circle::circle,
     lab::{Net, TURN, lab, lines},
     step01,
     step03::{self, application::Application},
+    step11,
 };
 
 lab!(lab04, step04);
@@ -168,6 +170,11 @@ fn step_7_accepts_again() {
     });
 }
 
+#[test]
+fn step_11_takes_what_there_is_room_for() {
+    attempt(11, || circle!(step11::ring::Ring));
+}
+
 /// The lines of a file without what lies between `from` and `to`, both left out too.
 fn without<'a>(text: &'a str, from: &str, to: &str) -> Vec<&'a str> {
     let mut lines = Vec::new();
@@ -193,6 +200,7 @@ fn a_starter_is_its_step_but_for_the_gap() {
         ("step06_network.rs", "step06_queue/network.rs"),
         ("step07_accept.rs", "step07_async_accept/accept.rs"),
         ("step08_chat.rs", "step08_login/chat.rs"),
+        ("step11_ring.rs", "step11_measure/ring.rs"),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (starter, step) in starters {

@@ -27,8 +27,14 @@ mod step06;
 #[path = "../../examples/step07_async_accept/main.rs"]
 mod step07;
 
+#[expect(dead_code, reason = "its main function is not for tests")]
+#[path = "../../examples/step11_measure/main.rs"]
+mod step11;
+
+mod circle;
 mod lab;
 
 mod logic;
+mod measure;
 mod network;
 mod real;

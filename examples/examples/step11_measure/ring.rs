@@ -1,0 +1,48 @@
+//! Bytes in a circle: what has been received and is not a whole packet yet.
+
+/// Counts what is in it, and so knows full from empty; takes no more than there is room for.
+pub(crate) struct Ring {
+    bytes: Box<[u8]>,
+    start: usize,
+    len: usize,
+}
+
+impl Ring {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { bytes: vec![0; capacity].into(), start: 0, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts in as much as there is room for, and says how much that is.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
+        let capacity = self.bytes.len();
+        let taken = bytes.len().min(capacity - self.len);
+        let end = (self.start + self.len) % capacity;
+        // Up to the end of the memory, and the rest from its start.
+        let (first, rest) = bytes[..taken].split_at(taken.min(capacity - end));
+        self.bytes[end..end + first.len()].copy_from_slice(first);
+        self.bytes[..rest.len()].copy_from_slice(rest);
+        self.len += taken;
+        taken
+    }
+
+    /// Copies the first bytes into `out`, and leaves them where they are.
+    ///
+    /// # Panics
+    /// There are fewer than `out` is long.
+    pub(crate) fn peek(&self, out: &mut [u8]) {
+        assert!(out.len() <= self.len, "{} of {}", out.len(), self.len);
+        let (first, rest) = out.split_at_mut(out.len().min(self.bytes.len() - self.start));
+        first.copy_from_slice(&self.bytes[self.start..self.start + first.len()]);
+        rest.copy_from_slice(&self.bytes[..rest.len()]);
+    }
+
+    /// Makes room of the first `count` bytes.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start = (self.start + count) % self.bytes.len();
+        self.len -= count;
+    }
+}
