@@ -7,6 +7,11 @@
 #[path = "../../examples/step08_login/main.rs"]
 mod step08;
 
+#[expect(dead_code, reason = "its main function is not for tests")]
+#[path = "../../examples/step09_redis/main.rs"]
+mod step09;
+
 mod guest;
 
 mod protocol;
+mod store;

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,11 +11,15 @@ use wharf::{Builder, testing::for_seeds};
 
 use crate::{
     guest::{ADDRESS, Guest, simulate},
-    step08,
+    step08, step09,
+    store::Anybody,
 };
 
 type Server = fn(&str) -> Builder;
-const SERVERS: [Server; 1] = [|address| step08::server(address.to_owned())];
+const SERVERS: [Server; 2] = [
+    |address| step08::server(address.to_owned()),
+    |address| step09::server(address.to_owned(), Arc::new(Anybody)),
+];
 
 /// On real sockets, so that nothing of this repository reads the bytes on the other side.
 #[test]
@@ -74,7 +79,10 @@ fn step_8_what_is_wrong_is_answered_or_ignored_and_changes_nothing() {
                 guest.client.send_packet(id, b"forged");
             }
             // A field that is full has no NUL, and ends where it ends.
-            guest.client.send_packet(201, &[b'a'; 66]);
+            let mut full = [b'a'; 66];
+            full[33..].fill(0);
+            full[33..35].copy_from_slice(b"pw");
+            guest.client.send_packet(201, &full);
             sim.run();
             assert_eq!(guest.result(202), 0);
             sim.finish();

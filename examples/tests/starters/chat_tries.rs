@@ -1,12 +1,17 @@
 //! The starters of the chat.
 
-use std::sync::Arc;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use wharf::{Server, framing::LengthField};
+use wharf::{Server, framing::LengthField, packet::Packet};
 
 use crate::{
     guest::{ADDRESS, Guest, simulate},
-    step08,
+    step08, step09,
     tries::attempt,
 };
 
@@ -25,4 +30,45 @@ fn step_8_gives_a_name_to_one_user() {
         assert_eq!(bob.login(&mut sim, "ann"), 0, "free again");
         sim.finish();
     });
+}
+
+/// Lets everybody in, and remembers on which threads it was asked.
+#[derive(Default)]
+struct Witness(Mutex<Vec<String>>);
+
+impl step09::store::Store for Witness {
+    fn check(&self, _: &str, _: &str) -> step09::store::Verdict {
+        let thread = thread::current().name().unwrap_or_default().to_owned();
+        self.0.lock().unwrap().push(thread);
+        step09::store::Verdict::Right
+    }
+}
+
+#[test]
+fn step_9_asks_the_store_where_nobody_waits() {
+    attempt(9, || {
+        let router = step09::chat::router();
+        let (online, witness) = (Arc::default(), Arc::new(Witness::default()));
+        let store = Arc::clone(&witness);
+        let chat = move || {
+            router.handler(step09::chat::Chat { online: Arc::clone(&online), store: store.clone() })
+        };
+        let server = Server::builder().workers(1);
+        let server = server.listen("127.0.0.1:0", LengthField::TUTORIAL, chat).start().unwrap();
+        let mut stream = TcpStream::connect(server.local_addrs()[0]).unwrap();
+        stream.write_all(&login("ann")).unwrap();
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [7, 0, 202, 0, 0, 0, 0]);
+        let threads = witness.0.lock().unwrap().clone();
+        assert_eq!(threads.len(), 1, "it is asked once");
+        assert!(threads[0].starts_with("wharf-pool-"), "it was asked on the thread {}", threads[0]);
+    });
+}
+
+/// A login, as it is on the wire.
+fn login(name: &str) -> Vec<u8> {
+    let [id, password] = [name, "pw"].map(|text| wharf::packet::TextRef::new(text).unwrap());
+    let body = step09::packets::LoginRequest { id, password }.to_vec();
+    [&[71, 0, 201, 0, 0][..], &body].concat()
 }

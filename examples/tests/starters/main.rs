@@ -75,6 +75,19 @@ mod step08 {
     pub(crate) mod packets;
 }
 
+#[expect(unused, reason = "the gap leaves some of it unused")]
+#[path = "."]
+mod step09 {
+    #[path = "../../starters/step09_chat.rs"]
+    pub(crate) mod chat;
+    #[path = "../../examples/step09_redis/online.rs"]
+    pub(crate) mod online;
+    #[path = "../../examples/step09_redis/packets.rs"]
+    pub(crate) mod packets;
+    #[path = "../../examples/step09_redis/store.rs"]
+    pub(crate) mod store;
+}
+
 #[path = "../chat/guest.rs"]
 mod guest;
 #[path = "."]
