@@ -38,6 +38,9 @@
 //!
 //! "No buffer left" is a state, not an error and never the end of a stream: receives that find no
 //! buffer are parked and armed again, first come first served, as buffers come back.
+//!
+//! "No descriptor left" ends an accept. Who waits then can be [turned away](CompletionPort::turn_away):
+//! it sees its connection end instead of silence.
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
@@ -82,6 +85,16 @@ pub trait CompletionPort {
     /// # Errors
     /// Only when the port itself is broken; no operation's failure is reported here (P3).
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<Time>;
+
+    /// Closes connections that wait on a listener with no accept in flight, at most
+    /// [`TURNED_AWAY_MAX`](crate::TURNED_AWAY_MAX) of them; says how many. Works where accepting
+    /// fails for want of a descriptor: the port keeps one for this, gives it up, and takes it again
+    /// afterwards. 0 where nobody waits, where that one has been lost to somebody else meanwhile (it
+    /// is taken again as soon as one is free), and on Windows, which has no such limit.
+    ///
+    /// # Panics
+    /// If an accept is in flight.
+    fn turn_away(&mut self, listener: Socket) -> usize;
 
     /// Ends the socket's receive, or the listener's accept, early with `Paused` (P9). Does nothing
     /// where none is in flight.
@@ -212,7 +225,8 @@ pub enum AcceptEnd {
     /// [`CompletionPort::cancel`] was called.
     Cancelled,
     /// The system refused one: no descriptor left, a connection reset before it was accepted ...
-    /// The listener is whole; submit again, at once or after a while, as the error suggests.
+    /// The listener is whole; submit again, at once or after a while, as
+    /// [`AcceptFailure`](crate::AcceptFailure) says.
     Failed(io::Error),
 }
 

@@ -383,6 +383,12 @@ impl CompletionPort for IocpPort {
         Ok(clock::now())
     }
 
+    fn turn_away(&mut self, listener: Socket) -> usize {
+        let entry = self.entries.get(listener).expect("the listener is open, and of this port");
+        assert!(matches!(entry.role, Role::Listener(_)), "only a listener has somebody waiting");
+        0
+    }
+
     fn pause(&mut self, socket: Socket) {
         let Some(entry) = self.entries.get_mut(socket) else { return };
         match &mut entry.role {

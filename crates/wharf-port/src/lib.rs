@@ -39,6 +39,7 @@
 
 mod memory;
 
+mod accept;
 mod buffer;
 #[cfg(any(unix, windows))]
 mod clock;
@@ -70,6 +71,7 @@ pub use crate::contract::{
     SendError, Socket, Time, Token,
 };
 pub use crate::{
+    accept::{AcceptFailure, TURNED_AWAY_MAX},
     buffer::{BufferPool, Frame, FrameBuf, Gather, RecvBuffer},
     config::{Config, EngineChoice, IocpConfig, SecondSend, UnknownEngine, UringConfig},
     inbox::{Inbox, Post, PostError, inbox},

@@ -30,6 +30,7 @@ use mio::{Events, Interest, unix::SourceFd};
 
 use self::entry::Entry;
 use crate::{
+    accept::Reserve,
     buffer::{BufferPool, FreeList, Gather, RecvPool},
     clock,
     config::{Config, SecondSend},
@@ -78,6 +79,7 @@ pub(crate) fn open(
         core,
         poll_skipped: false,
         stale_events: 0,
+        reserve: Reserve::new(),
         buffers: BufferPool::new(config.guard_pages),
         waker: Waker::new(flag.clone(), Kick::Mio(std::sync::Arc::new(kick))),
         flag,
@@ -98,6 +100,7 @@ struct PollPort {
     /// Whether the last `wait` returned what it had without looking for events.
     poll_skipped: bool,
     stale_events: u64,
+    reserve: Reserve,
     buffers: BufferPool,
     flag: WakeFlag,
     waker: Waker,
@@ -322,6 +325,12 @@ impl CompletionPort for PollPort {
         Ok(clock::now())
     }
 
+    fn turn_away(&mut self, listener: Socket) -> usize {
+        let entry = self.sockets.get_mut(listener).expect("the listener is open, and of this port");
+        assert!(entry.is_idle(), "an accept is in flight");
+        self.reserve.turn_away(entry.os(), || self.core.count_system_call())
+    }
+
     fn pause(&mut self, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket) {
             entry.pause(&mut self.core);
@@ -347,6 +356,7 @@ impl CompletionPort for PollPort {
         assert!(idle, "a socket is closed with nothing in flight (P7)");
         let entry = self.sockets.remove(socket).expect("found above");
         entry.close(how, &self.core);
+        self.reserve.hold();
     }
 
     fn local_addr(&self, socket: Socket) -> io::Result<SocketAddr> {

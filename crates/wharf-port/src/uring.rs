@@ -37,6 +37,7 @@ use self::{
     ring::Ring,
 };
 use crate::{
+    accept::Reserve,
     buffer::{BufferPool, FreeList, Gather, RecvPool},
     clock,
     config::{Config, SecondSend},
@@ -80,6 +81,7 @@ struct UringPort {
     in_kernel: usize,
     buffer_shortages: u64,
     stale_completions: u64,
+    reserve: Reserve,
 }
 
 struct Settings {
@@ -147,6 +149,7 @@ impl UringPort {
             in_kernel: 0,
             buffer_shortages: 0,
             stale_completions: 0,
+            reserve: Reserve::new(),
         };
         port.ring.enable()?;
         let cap = probe::run(&mut port.ring, &port.pool, config.uring.receive_cap)?;
@@ -276,6 +279,25 @@ impl CompletionPort for UringPort {
         Ok(clock::now())
     }
 
+    fn turn_away(&mut self, listener: Socket) -> usize {
+        let record = self.records.get(listener).expect("a listener of this port, not closed");
+        assert!(record.is_idle(), "an accept is in flight");
+        // What the ring accepts on must block, or an accept with nobody there would fail.
+        let flag = |nonblocking| {
+            self.ring.count_system_call();
+            record.socket.set_nonblocking(nonblocking)
+        };
+        if let Err(error) = flag(true) {
+            tracing::debug!(%error, "nobody can be turned away");
+            return 0;
+        }
+        let closed = self.reserve.turn_away(&record.socket, || self.ring.count_system_call());
+        if let Err(error) = flag(false) {
+            tracing::error!(%error, "a listener stays one that does not block");
+        }
+        closed
+    }
+
     fn pause(&mut self, socket: Socket) {
         self.record(socket);
         self.stop_inbound(socket, Stop::Pause);
@@ -319,6 +341,7 @@ impl CompletionPort for UringPort {
         }
         self.ring.count_system_call();
         drop(record);
+        self.reserve.hold();
     }
 
     fn local_addr(&self, socket: Socket) -> io::Result<SocketAddr> {

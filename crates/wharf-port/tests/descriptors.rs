@@ -4,7 +4,7 @@
 #![cfg(target_os = "linux")]
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd,
     time::Duration,
@@ -122,6 +122,36 @@ fn run_out(engine: Engine) {
     }
 }
 
+/// At the limit the port still has a descriptor to turn somebody away with, again and again; one that
+/// somebody else took meanwhile it takes again when a socket is closed.
+fn turn_away(engine: Engine) {
+    let Some(mut port) = open(engine) else { return };
+    let (listener, address) = listener(&mut *port);
+    let socket = port.stream(address, &wharf_port::SocketOptions::default()).unwrap();
+    let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let next_free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    limit_descriptors(next_free as u64);
+    assert_eq!(port.turn_away(listener), 3);
+    for mut client in clients {
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        assert!(!matches!(client.read(&mut [0]), Ok(1..)), "its connection is over");
+        // Who comes now has its descriptor from that one.
+        drop(client);
+        let coming = TcpStream::connect(address).unwrap();
+        assert_eq!((port.turn_away(listener), port.turn_away(listener)), (1, 0));
+        drop(coming);
+    }
+    // Whether it blocks is as it was: an accept waits for the next one.
+    limit_descriptors(1024);
+    port.submit(Op::Accept { listener }, Token(0));
+    let mut done = Vec::new();
+    (0..3).for_each(|_| _ = port.wait(Some(Duration::from_millis(1)), &mut done).unwrap());
+    assert!(done.is_empty(), "{done:?}");
+    let _client = TcpStream::connect(address).unwrap();
+    assert!(matches!(next(&mut *port, Token(0)), Outcome::Accepted(_)));
+    port.close(socket, Close::Graceful);
+}
+
 /// One test, so that nothing else in this process opens a descriptor meanwhile.
 #[test]
 fn descriptors_are_neither_leaked_nor_missed() {
@@ -132,5 +162,7 @@ fn descriptors_are_neither_leaked_nor_missed() {
         assert_eq!(open_descriptors(), before, "descriptors after {engine}");
         run_out(engine);
         assert_eq!(open_descriptors(), before, "descriptors after {engine} ran out");
+        turn_away(engine);
+        assert_eq!(open_descriptors(), before, "descriptors after {engine} turned some away");
     }
 }

@@ -21,6 +21,8 @@ pub struct Stats {
     pub refused_sessions_per_address: u64,
     /// Connections closed at once because their address made more in a second than it may.
     pub refused_accepts_per_address: u64,
+    /// Connections closed at once because the process had no descriptor left.
+    pub refused_descriptors: u64,
     /// Times that accepting failed; a connection that was reset while it waited counts here.
     pub accept_errors: u64,
     /// Connections made by connectors.
@@ -107,6 +109,7 @@ impl Stats {
         self.refused += other.refused;
         self.refused_sessions_per_address += other.refused_sessions_per_address;
         self.refused_accepts_per_address += other.refused_accepts_per_address;
+        self.refused_descriptors += other.refused_descriptors;
         self.accept_errors += other.accept_errors;
         self.connected += other.connected;
         self.connect_failures += other.connect_failures;

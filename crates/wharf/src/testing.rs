@@ -194,6 +194,11 @@ impl Simulation {
         self.logic_runs = runs;
     }
 
+    /// Changes what goes wrong from now on: [`Faults::none`] is the end of it.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.net.set_faults(faults);
+    }
+
     /// Handlers that panic are part of the test: their sessions end with
     /// [`CloseReason::HandlerPanic`], and the simulation goes on.
     pub fn expect_panics(&mut self) {

@@ -25,6 +25,7 @@ use crate::{
     handler::{CloseReason, SessionId},
     limits::Limits,
     listener::Listener,
+    log_limit::LogLimit,
     logic::{Jobs, Outbox, Service},
     metrics::{Leftover, Report, Stats},
     sending::Sending,
@@ -146,6 +147,7 @@ impl Worker {
             accept_in_flight: false,
             accept_again: None,
             open: true,
+            failures_logged: LogLimit::default(),
         });
         self.start_accept(self.listeners.len() - 1);
         Ok(())

@@ -47,6 +47,7 @@ impl Collector for Page {
             refused,
             refused_sessions_per_address,
             refused_accepts_per_address,
+            refused_descriptors,
             accept_errors,
             connected,
             connect_failures,
@@ -91,6 +92,7 @@ impl Collector for Page {
             ("sessions", refused),
             ("sessions_per_address", refused_sessions_per_address),
             ("accepts_per_address", refused_accepts_per_address),
+            ("descriptors", refused_descriptors),
         ];
         let help = "Connections closed as they were accepted, by the limit that was reached";
         out.counters("refused", help, "limit", &refused)?;

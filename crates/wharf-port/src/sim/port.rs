@@ -255,6 +255,12 @@ impl CompletionPort for SimPort {
         Ok(now)
     }
 
+    fn turn_away(&mut self, listener: Socket) -> usize {
+        let bound = self.bound(listener);
+        assert!(!bound.in_flight[Lane::Accept as usize], "an accept is in flight");
+        self.net.lock().turn_away(bound.id)
+    }
+
     fn pause(&mut self, socket: Socket) {
         let id = self.bound(socket).id;
         self.net.lock().pause(id);

@@ -11,7 +11,10 @@ use super::{
     in_flight::{Lane, Source},
     world::{Event, Id, World},
 };
-use crate::contract::{Close, Time};
+use crate::{
+    accept::TURNED_AWAY_MAX,
+    contract::{Close, Time},
+};
 
 /// One end of a connection.
 pub(super) struct End {
@@ -192,6 +195,15 @@ impl World {
             None => return self.close(server, Close::Reset),
         }
         self.poke(Source { id: listener, lane: Lane::Accept });
+    }
+
+    /// Closes some of those that wait on this listener; says how many.
+    pub(super) fn turn_away(&mut self, listener: Id) -> usize {
+        let Some(listener) = self.listeners.get_mut(&listener) else { return 0 };
+        let count = listener.backlog.len().min(TURNED_AWAY_MAX);
+        let turned: Vec<Id> = listener.backlog.drain(..count).collect();
+        turned.into_iter().for_each(|server| self.close(server, Close::Graceful));
+        count
     }
 
     pub(super) fn close_listener(&mut self, listener: Id) {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use wharf_port::{AcceptEnd, Close, Op, Socket, UnboundSocket};
+use wharf_port::{AcceptEnd, AcceptFailure, Close, Op, Socket, TURNED_AWAY_MAX, UnboundSocket};
 
 use super::{Name, Worker};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     connector::{Attempt, next_random},
     handle::{Command, WorkerLink},
     handler::SessionId,
-    listener::{Listener, accept_pause},
+    listener::{ACCEPT_PAUSE, Listener},
     session::{Meter, Receiving, Session, Stage, TimerKey},
 };
 
@@ -131,31 +131,42 @@ impl Worker {
     }
 
     pub(super) fn on_accept_ended(&mut self, index: usize, end: AcceptEnd) {
-        let listener = &mut self.listeners[index];
-        listener.accept_in_flight = false;
+        self.listeners[index].accept_in_flight = false;
         if self.draining {
             self.close_listener(index);
             return;
         }
-        let pause = match end {
-            AcceptEnd::Paused | AcceptEnd::Cancelled => None,
-            AcceptEnd::Failed(error) => {
-                self.shared.stats.accept_errors += 1;
-                let pause = accept_pause(&error);
-                if pause.is_some() {
-                    tracing::warn!(address = %listener.address, %error, "cannot accept for now");
-                }
-                pause
-            }
+        let pauses = match end {
+            AcceptEnd::Paused | AcceptEnd::Cancelled => false,
+            AcceptEnd::Failed(error) => self.accept_failed(index, &error),
         };
-        match pause {
-            None => self.start_accept(index),
-            Some(pause) => {
-                let at = (self.shared.now + pause).as_nanos();
-                let timer = self.shared.timers.insert(at, TimerKey::Accept(index as u16));
-                self.listeners[index].accept_again = Some(timer);
-            }
+        if pauses {
+            let at = (self.shared.now + ACCEPT_PAUSE).as_nanos();
+            let timer = self.shared.timers.insert(at, TimerKey::Accept(index as u16));
+            self.listeners[index].accept_again = Some(timer);
+        } else {
+            self.start_accept(index);
         }
+    }
+
+    /// Whether accepting waits for a while. What concerned one connection costs the others nothing; where
+    /// there is no descriptor, those who wait are turned away, so that they know.
+    #[cold]
+    fn accept_failed(&mut self, index: usize, error: &io::Error) -> bool {
+        self.shared.stats.accept_errors += 1;
+        let listener = &mut self.listeners[index];
+        let turned_away = match AcceptFailure::of(error) {
+            AcceptFailure::Connection => return false,
+            AcceptFailure::Descriptors => self.port.turn_away(listener.socket),
+            AcceptFailure::Other => 0,
+        };
+        self.shared.stats.refused_descriptors += turned_away as u64;
+        if let Some(left_out) = listener.failures_logged.admit(self.shared.now) {
+            let address = listener.address;
+            tracing::warn!(%address, %error, turned_away, left_out, "cannot accept for now");
+        }
+        // More may wait: they have their turn after the others.
+        turned_away < TURNED_AWAY_MAX
     }
 
     pub(super) fn close_listener(&mut self, index: usize) {

@@ -1,6 +1,11 @@
 //! Who may have a session.
 
-use wharf::{CloseReason, Limits};
+use std::time::Duration;
+
+use wharf::{
+    CloseReason, Limits,
+    testing::{Faults, for_seeds},
+};
 
 use crate::support::*;
 
@@ -53,4 +58,52 @@ fn an_address_makes_so_many_sessions_per_second_and_loopback_any_number() {
     sim.run();
     assert_eq!(open(&later), 20);
     assert_eq!(sim.finish().stats.refused_accepts_per_address, 60);
+}
+
+/// Limits under which only descriptors are short.
+fn any_number() -> Limits {
+    Limits { first_frame_timeout: None, idle_read_timeout: None, ..Limits::default() }
+}
+
+/// No descriptor is left, for several workers that share an address: those who come are turned away
+/// within the pause of 50 ms, more of them than one turn does; the others notice nothing, and whoever
+/// comes later is served.
+#[test]
+fn without_descriptors_those_who_come_are_turned_away() {
+    for_seeds(0..4, |seed| {
+        let Server { mut sim, .. } = server_with(FRAMING, any_number(), false, seed);
+        let mut other = Bystander::new(&mut sim);
+        sim.set_faults(Faults { descriptors_exhausted: 1.0, ..Faults::none() });
+        let all: Vec<_> = (0..300).map(|_| sim.connect(ADDRESS, FRAMING)).collect();
+        sim.run_for(Duration::from_millis(60));
+        let open = all.iter().filter(|client| !client.is_closed()).count();
+        assert_eq!(open, 0, "left hanging");
+        other.wait(&mut sim, seconds(1));
+        sim.set_faults(Faults::none());
+        let later: Vec<_> = (0..50).map(|_| sim.connect(ADDRESS, FRAMING)).collect();
+        later.iter().for_each(|client| client.send(b"served?"));
+        other.wait(&mut sim, seconds(1));
+        assert!(later.iter().all(|client| client.received() == [b"served?"]));
+        let stats = sim.finish().stats;
+        assert_eq!((stats.refused_descriptors, stats.refused), (300, 0));
+    });
+}
+
+/// Connections that are reset while they wait delay nobody: the others are accepted before any timer
+/// could be due.
+#[test]
+fn connections_that_are_gone_before_they_are_accepted_delay_nobody() {
+    for_seeds(0..20, |seed| {
+        let Server { mut sim, .. } = server_with(FRAMING, any_number(), false, seed);
+        sim.set_faults(Faults { accept_aborted: 0.5, ..Faults::none() });
+        let all: Vec<_> = (0..60).map(|_| sim.connect(ADDRESS, FRAMING)).collect();
+        all.iter().for_each(|client| client.send(b"served?"));
+        sim.run();
+        let answered = |client: &&wharf::testing::Client<_>| client.received() == [b"served?"];
+        let served = all.iter().filter(answered).count();
+        let gone = all.iter().filter(|client| client.is_closed()).count();
+        assert_eq!(served + gone, 60);
+        let stats = sim.finish().stats;
+        assert_eq!((stats.accept_errors as usize, stats.accepted as usize), (gone, served));
+    });
 }
