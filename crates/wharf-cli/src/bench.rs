@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use crate::load::{
     self, Arrival, CONNECTIONS_MAX, Group, Kind, Measured, Mix, Rate, Scenario, Sizes, Talk,
-    Tolerance, Traffic,
+    Tolerance, Traffic, Walking,
 };
 use crate::settings::{Engine, Framing, parse_value};
 
@@ -29,6 +29,8 @@ pub(crate) enum Bench {
     Chat(Chat),
     /// One room in which a few talk to many: the cost of a delivery
     Fanout(Fanout),
+    /// Walkers in the example `arena`: nobody may see back in time, or an area where it is not
+    Arena(Arena),
     /// Several of these at the same time, as a TOML file says
     Mix(Mixed),
     /// Two results of --json beside each other; refuses to compare a closed loop with an open one
@@ -183,6 +185,19 @@ pub(crate) struct Fanout {
     talkers: u32,
 }
 
+/// `wharf bench arena`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Arena {
+    #[command(flatten)]
+    common: Common,
+    /// Turns per second of all walkers together: `100`, a ramp `10..1000`, or steps `100,200,400`
+    #[arg(long, value_name = "RATE", default_value = "100")]
+    rate: Rate,
+    /// How turns are spread
+    #[arg(long, value_enum, default_value = "poisson")]
+    arrival: Arrival,
+}
+
 /// `wharf bench mix`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Mixed {
@@ -230,6 +245,10 @@ impl Bench {
             }
             Bench::Fanout(Fanout { users, talkers }) => {
                 (users.scenario("fanout", 1, Some(*talkers), None), &users.common)
+            }
+            Bench::Arena(Arena { common, rate, arrival }) => {
+                let walking = Walking { rate: rate.clone(), arrival: *arrival };
+                (common.scenario("arena", Kind::Arena(walking)), common)
             }
             Bench::Mix(Mixed { file, common }) => (common.mix(file)?, common),
             Bench::Compare(_) => bail!("a comparison loads nobody"),

@@ -1,10 +1,11 @@
 //! `wharf bench`: load that checks every byte of every answer, on connections of the library itself.
 //!
 //! `scenario` says what a load consists of, `engine` runs it once: opens connections, lets them warm
-//! up, measures, stops. The workers do the rest: `echo` and `chat` send and check, `schedule` says
+//! up, measures, stops. The workers do the rest: `echo`, `chat` and `arena` send and check, `schedule` says
 //! when, `pattern` what a message contains, `meter` counts into a `tally`. `figures` makes rates and
 //! percentiles of that, `report` and `page` show them, `progress` shows that it goes on.
 
+mod arena;
 mod chat;
 mod compare;
 mod control;
@@ -34,6 +35,7 @@ use anyhow::{Context as _, Result};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
+pub(crate) use arena::Walking;
 pub(crate) use chat::Talk;
 pub(crate) use compare::{Measured, Tolerance, failures, table};
 pub(crate) use engine::{Interrupts, Outcome};

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use wharf::{ConnectorOptions, Handle, Server, port};
 
-use super::chat;
 use super::control::{Control, Event};
 use super::echo;
 use super::process::{Process, Usage};
@@ -21,6 +20,7 @@ use super::scenario::{Group, Kind, Scenario};
 use super::schedule::Schedule;
 use super::series::{Interval, Point, Sample, Series};
 use super::tally::{ErrorKind, Tally};
+use super::{arena, chat};
 use crate::settings::Framing;
 use crate::{descriptors, network};
 
@@ -162,7 +162,16 @@ fn start(scenario: &Scenario, control: &Arc<Control>) -> Result<Handle> {
                     chat::Plan::new(talk, group.connections, Arc::clone(control), index, schedule);
                 builder.connector(&name, options, framing, move || chat::Client::new(plan.clone()))
             }
-            _ => {
+            Kind::Arena(_) => {
+                let plan = arena::Plan {
+                    control: Arc::clone(control),
+                    group: index,
+                    schedule: schedule.expect("walkers turn at a rate"),
+                    next: Arc::default(),
+                };
+                builder.connector(&name, options, framing, move || arena::Client::new(plan.clone()))
+            }
+            Kind::Echo(_) | Kind::Connect { .. } | Kind::Idle { .. } => {
                 let plan = echo_plan(group, control, index, schedule);
                 builder.connector(&name, options, framing, move || echo::Client::new(plan.clone()))
             }
@@ -175,6 +184,7 @@ fn arrival(group: &Group) -> super::schedule::Arrival {
     match &group.kind {
         Kind::Echo(traffic) => traffic.arrival,
         Kind::Chat(talk) => talk.arrival,
+        Kind::Arena(walking) => walking.arrival,
         Kind::Connect { .. } | Kind::Idle { .. } => super::schedule::Arrival::default(),
     }
 }
@@ -196,12 +206,12 @@ fn echo_plan(
     let ends = match &group.kind {
         Kind::Idle { .. } => echo::Ends::IdleAfter(1),
         Kind::Connect { messages, .. } => echo::Ends::ResetAfter((*messages).into()),
-        Kind::Echo(_) | Kind::Chat(_) => echo::Ends::WithTheLoad,
+        Kind::Echo(_) | Kind::Chat(_) | Kind::Arena(_) => echo::Ends::WithTheLoad,
     };
     echo::Plan {
         control: Arc::clone(control),
         group: index,
-        sizes: group.sizes().expect("everything but chat is an echo"),
+        sizes: group.sizes().expect("all but chat and arena are echoes"),
         depth: group.depth() as usize,
         schedule,
         ends,

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
+use super::arena::Walking;
 use super::chat::Talk;
 use super::pattern::Sizes;
 use super::scenario::{CONNECTIONS_MAX, Group, Kind, Traffic};
@@ -87,8 +88,8 @@ fn group(index: usize, keys: &BTreeMap<String, Text>, common: &Group) -> Result<
     let mut keys = Keys { name: name.clone(), left: keys.clone() };
     keys.left.remove("name");
     let kind = keys.take("kind", |kind| Ok(kind.to_owned()))?;
-    let kind =
-        kind.ok_or_else(|| anyhow!("{name}: `kind` is missing: echo, connect, idle or chat"))?;
+    let kind = kind
+        .ok_or_else(|| anyhow!("{name}: `kind` is missing: echo, connect, idle, chat or arena"))?;
     let is_chat = kind == "chat";
     let usual = if is_chat { Framing::Tutorial } else { common.framing };
     let connections = keys.take("connections", |text| match text.parse() {
@@ -110,7 +111,13 @@ fn group(index: usize, keys: &BTreeMap<String, Text>, common: &Group) -> Result<
                 Kind::Idle { sizes: keys.take("size", Sizes::from_str)?.unwrap_or(USUAL_SIZE) }
             }
             "chat" => Kind::Chat(talk(&mut keys)?),
-            other => bail!("{name}: `kind` is `{other}` and not one of echo, connect, idle, chat"),
+            "arena" => Kind::Arena(Walking {
+                rate: keys.take("rate", Rate::from_str)?.unwrap_or(Rate::Constant(100.0)),
+                arrival: keys.take("arrival", parse_choice::<Arrival>)?.unwrap_or_default(),
+            }),
+            other => {
+                bail!("{name}: `kind` is `{other}` and not one of echo, connect, idle, chat, arena")
+            }
         },
         name,
     };

@@ -104,6 +104,8 @@ impl Report<'_> {
             "visits"
         } else if is(|kind| matches!(kind, Kind::Chat(_))) {
             "deliveries"
+        } else if is(|kind| matches!(kind, Kind::Arena(_))) {
+            "turns"
         } else {
             "messages"
         }
@@ -367,6 +369,12 @@ pub(crate) fn description(group: &Group) -> String {
             counted((*messages).into(), "message"),
         ),
         Kind::Idle { sizes } => format!("{connections}, silent after one message of {sizes}"),
+        Kind::Arena(walking) => format!(
+            "{}, {} turns/s ({} arrivals)",
+            counted(group.connections.into(), "walker"),
+            walking.rate,
+            walking.arrival
+        ),
         Kind::Chat(talk) => format!(
             "{} in {}, {} texts/s ({} arrivals) by {}, {} each",
             counted(group.connections.into(), "user"),

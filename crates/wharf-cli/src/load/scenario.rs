@@ -8,6 +8,7 @@ use std::time::Duration;
 use wharf::Limits;
 use wharf::framing::{self, FramingError, Packet};
 
+use super::arena::Walking;
 use super::chat::Talk;
 use super::pattern::{Message, Pattern, Sizes};
 use super::schedule::{Arrival, Rate};
@@ -59,6 +60,8 @@ pub(crate) enum Kind {
     Idle { sizes: Sizes },
     /// The chat protocol.
     Chat(Talk),
+    /// That of the example `arena`.
+    Arena(Walking),
 }
 
 /// Messages of an echo.
@@ -163,6 +166,9 @@ impl Group {
         }
         match &self.kind {
             Kind::Chat(talk) => talk.check(self.framing, self.connections),
+            Kind::Arena(_) if self.framing != Framing::Study => {
+                Err(format!("the arena speaks study framing, not {}", self.framing))
+            }
             _ => Ok(()),
         }
     }
@@ -172,6 +178,7 @@ impl Group {
         match &self.kind {
             Kind::Echo(traffic) => traffic.rate.as_ref(),
             Kind::Chat(talk) => Some(&talk.rate),
+            Kind::Arena(walking) => Some(&walking.rate),
             Kind::Connect { .. } | Kind::Idle { .. } => None,
         }
     }
@@ -181,7 +188,7 @@ impl Group {
         match &self.kind {
             Kind::Echo(traffic) => Some(traffic.sizes),
             Kind::Connect { sizes, .. } | Kind::Idle { sizes } => Some(*sizes),
-            Kind::Chat(_) => None,
+            Kind::Chat(_) | Kind::Arena(_) => None,
         }
     }
 
@@ -190,7 +197,7 @@ impl Group {
         match &self.kind {
             Kind::Echo(traffic) => traffic.depth.into(),
             Kind::Connect { messages, .. } => (*messages).max(1).into(),
-            Kind::Idle { .. } | Kind::Chat(_) => 1,
+            Kind::Idle { .. } | Kind::Chat(_) | Kind::Arena(_) => 1,
         }
     }
 
