@@ -11,7 +11,12 @@ mod step08;
 #[path = "../../examples/step09_redis/main.rs"]
 mod step09;
 
+#[expect(dead_code, reason = "its main function is not for tests")]
+#[path = "../../examples/step10_rooms/main.rs"]
+mod step10;
+
 mod guest;
 
 mod protocol;
+mod rooms;
 mod store;

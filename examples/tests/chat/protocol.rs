@@ -11,14 +11,15 @@ use wharf::{Builder, testing::for_seeds};
 
 use crate::{
     guest::{ADDRESS, Guest, simulate},
-    step08, step09,
+    step08, step09, step10,
     store::Anybody,
 };
 
 type Server = fn(&str) -> Builder;
-const SERVERS: [Server; 2] = [
+const SERVERS: [Server; 3] = [
     |address| step08::server(address.to_owned()),
     |address| step09::server(address.to_owned(), Arc::new(Anybody)),
+    |address| step10::server(address.to_owned(), Arc::new(Anybody)),
 ];
 
 /// On real sockets, so that nothing of this repository reads the bytes on the other side.

@@ -11,7 +11,7 @@ use wharf::{Server, framing::LengthField, packet::Packet};
 
 use crate::{
     guest::{ADDRESS, Guest, simulate},
-    step08, step09,
+    step08, step09, step10,
     tries::attempt,
 };
 
@@ -71,4 +71,34 @@ fn login(name: &str) -> Vec<u8> {
     let [id, password] = [name, "pw"].map(|text| wharf::packet::TextRef::new(text).unwrap());
     let body = step09::packets::LoginRequest { id, password }.to_vec();
     [&[71, 0, 201, 0, 0][..], &body].concat()
+}
+
+#[test]
+fn step_10_gives_a_seat_back_whose_user_is_gone() {
+    attempt(10, || {
+        let router = step10::chat::router();
+        let online = Arc::new(step10::online::Online::default());
+        let store: Arc<dyn step10::store::Store> = Arc::new(step10::store::Anybody);
+        let chat = move || {
+            let (online, store) = (Arc::clone(&online), Arc::clone(&store));
+            router.handler(step10::chat::Chat { online, store })
+        };
+        let server = Server::builder().listen(ADDRESS, LengthField::TUTORIAL, chat);
+        let mut sim = simulate(server, 10);
+        let enter = step10::packets::EnterRequest { room: 0 };
+        let mut guests: Vec<_> = (0..5).map(|_| Guest::connect(&mut sim)).collect();
+        for (number, guest) in guests.iter_mut().enumerate() {
+            assert_eq!(guest.login(&mut sim, &format!("user{number}")), 0);
+            guest.say(&enter);
+            sim.run();
+        }
+        let mut fifth = guests.pop().unwrap();
+        assert_eq!(fifth.result(207), 54, "there are four seats");
+        guests.remove(0).leave(&mut sim);
+        fifth.say(&enter);
+        sim.run();
+        assert_eq!(fifth.heard()[0], (207, vec![0, 0]), "one seat is free");
+        assert!(guests[0].heard().iter().any(|(id, _)| *id == 217), "who is left is told");
+        sim.finish();
+    });
 }

@@ -88,6 +88,21 @@ mod step09 {
     pub(crate) mod store;
 }
 
+#[expect(unused, reason = "the gap leaves some of it unused")]
+#[path = "."]
+mod step10 {
+    #[path = "../../examples/step10_rooms/chat.rs"]
+    pub(crate) mod chat;
+    #[path = "../../examples/step10_rooms/online.rs"]
+    pub(crate) mod online;
+    #[path = "../../examples/step10_rooms/packets.rs"]
+    pub(crate) mod packets;
+    #[path = "../../starters/step10_room.rs"]
+    pub(crate) mod room;
+    #[path = "../../examples/step10_rooms/store.rs"]
+    pub(crate) mod store;
+}
+
 #[path = "../chat/guest.rs"]
 mod guest;
 #[path = "."]

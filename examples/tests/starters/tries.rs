@@ -201,6 +201,7 @@ fn a_starter_is_its_step_but_for_the_gap() {
         ("step07_accept.rs", "step07_async_accept/accept.rs"),
         ("step08_chat.rs", "step08_login/chat.rs"),
         ("step09_chat.rs", "step09_redis/chat.rs"),
+        ("step10_room.rs", "step10_rooms/room.rs"),
         ("step11_ring.rs", "step11_measure/ring.rs"),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
