@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cross, docs, fuzz, process::Cmd, readme, seeds, tidy};
+use crate::{cross, dist, docs, fuzz, process::Cmd, readme, seeds, tidy};
 
 struct Step {
     name: &'static str,
@@ -16,7 +16,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     Step { name: "fmt", what: "formatting", run: fmt },
     Step { name: "tidy", what: "rules that no compiler checks", run: tidy::run },
     Step { name: "docs", what: "every page and link of the book", run: docs::check },
@@ -30,6 +30,7 @@ const STEPS: [Step; 18] = [
     Step { name: "doc", what: "documentation without warnings", run: doc },
     Step { name: "doctest", what: "examples in the documentation", run: doctest },
     Step { name: "package", what: "what would be published builds alone", run: package },
+    Step { name: "dist", what: "what a release archive holds, and its unit", run: dist::short },
     Step { name: "asan", what: "tests under the address sanitizer", run: address_sanitizer },
     Step { name: "tsan", what: "tests under the thread sanitizer", run: cross::thread_sanitizer },
     Step { name: "cross-check", what: "type-check for other systems", run: cross::check },

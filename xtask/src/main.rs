@@ -4,6 +4,7 @@
 
 mod ci;
 mod cross;
+mod dist;
 mod docs;
 mod fuzz;
 mod instructions;
@@ -32,6 +33,7 @@ Usage: cargo xtask TASK
   fuzz [SECONDS]                                  every fuzz target for so long (60)
   steps diff A B                                  what step B of the course changes in step A
   steps try N                                     whether the starter of step N is filled
+  dist [--target linux|windows] [--out FOLDER]    release archives, checked, with SHA256SUMS
   wine                                            lints for Windows, and everything under Wine
   docs                                            the course, guide and reference as one site
   instructions                                    count what a frame costs, with valgrind
@@ -65,6 +67,7 @@ fn run() -> Result<()> {
         Some("instructions") if rest.is_empty() => instructions::run(&root),
         Some("docs") if rest.is_empty() => docs::run(&root),
         Some("wine") if rest.is_empty() => wine::run(&root),
+        Some("dist") => dist::run(&root, &rest),
         Some("seeds") => seeds::run(&root, &rest),
         Some("plant") => plant::run(&root, &rest),
         Some("fuzz") => fuzz::run(&root, &rest),

@@ -23,7 +23,7 @@ use crate::{
     process::Cmd,
 };
 
-const TARGET: &str = "x86_64-pc-windows-gnu";
+pub(crate) const TARGET: &str = "x86_64-pc-windows-gnu";
 /// Named one by one, those too that others of them bring along: a program in the cache folder looks
 /// for its parts beside itself, not where the machine may have some installed.
 const PACKAGES: [&str; 9] = [
@@ -160,13 +160,13 @@ fn bench(root: &Path, address: &str, framing: &str, connections: u64) -> Result<
 }
 
 /// Wine and MinGW, unpacked, and Wine's prefix: the folder with its C: drive and registry.
-struct Wine {
+pub(crate) struct Wine {
     folder: PathBuf,
     usr: PathBuf,
 }
 
 impl Wine {
-    fn open(cache: &Path) -> Result<Wine> {
+    pub(crate) fn open(cache: &Path) -> Result<Wine> {
         let folder = cache.join("wine");
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let unpacked = folder.join("packages");
@@ -239,7 +239,7 @@ impl Wine {
         Ok(())
     }
 
-    fn cmd(&self) -> Cmd {
+    pub(crate) fn cmd(&self) -> Cmd {
         Cmd::new(&self.folder, self.runner().display().to_string()).limit_minutes(6)
     }
 
@@ -248,7 +248,13 @@ impl Wine {
     }
 
     /// Cargo for Windows, whose programs run under Wine.
-    fn cargo(&self, toolchain: &Toolchain, root: &Path, cache: &Path, what: &str) -> Cmd {
+    pub(crate) fn cargo(
+        &self,
+        toolchain: &Toolchain,
+        root: &Path,
+        cache: &Path,
+        what: &str,
+    ) -> Cmd {
         let mingw = |tool: &str| format!("x86_64-w64-mingw32-{tool}");
         let path = std::env::var("PATH").unwrap_or_default();
         let library_path = format!("{}:{}", toolchain.library_path(), self.library_path());
