@@ -79,9 +79,14 @@ pub(crate) fn banner(serving: &Serving, settings: &Settings, descriptors: Option
     let allowed = descriptors
         .map(|count| format!(" (descriptors allow {})", grouped(count)))
         .unwrap_or_default();
+    let per_address = match limits.sessions_per_address {
+        0 => String::new(),
+        sessions => format!("  {} per address", grouped(sessions.into())),
+    };
     let _ = writeln!(
         text,
-        "  limits  {} sessions{allowed}  frame {}  send queue {}    wharf serve --print-config",
+        "  limits  {} sessions{allowed}{per_address}  frame {}  send queue {}    wharf serve \
+         --print-config",
         grouped(serving.max_sessions as u64),
         limits.frame_bytes_max,
         limits.send_queue_bytes_max
@@ -186,7 +191,7 @@ mod tests {
             "wharf {}   engine io_uring (kernel 6.18, probe ok; fallback: poll)   2 workers
   echo  127.0.0.1:9000   study framing     try: wharf bench echo --addr 127.0.0.1:9000
   echo  127.0.0.1:9001   lines             try: nc 127.0.0.1 9001
-  limits  50,000 sessions (descriptors allow 65,536)  frame 8 KiB  send queue 1 MiB    \
+  limits  50,000 sessions (descriptors allow 65,536)  64 per address  frame 8 KiB  send queue 1 MiB    \
              wharf serve --print-config
   Ctrl+C drains (10s), twice stops at once     using cargo? write `cargo run --release --` for \
              `wharf`
@@ -210,7 +215,9 @@ mod tests {
 
     #[test]
     fn without_a_known_limit_the_banner_claims_none() {
-        let text = banner(&serving(&["127.0.0.1:9000"], 1), &Settings::default(), None);
+        let mut settings = Settings::default();
+        settings.limits.sessions_per_address = 0;
+        let text = banner(&serving(&["127.0.0.1:9000"], 1), &settings, None);
         assert!(text.contains("  limits  50,000 sessions  frame 8 KiB"), "{text}");
         assert!(text.contains("   1 worker\n"), "{text}");
     }

@@ -1,13 +1,12 @@
 //! The chat that a server carries: from settings to its users and rooms.
 
 use std::net::SocketAddr;
-use std::thread;
 
 use anyhow::{Context as _, Result};
 use wharf::{Builder, Limits};
 use wharf_chat::{Accounts, Chat, Duplicate, Memory, Rate, Scheme, Settings as ChatSettings};
 
-use crate::settings::{DuplicateLogin, Settings};
+use crate::settings::{DuplicateLogin, Settings, Workers};
 use crate::user;
 
 /// The chat of these settings; `None` if there is to be none.
@@ -20,8 +19,7 @@ pub(crate) fn chat(settings: &Settings, max_sessions: usize) -> Result<Option<(S
     Ok(Some((address, Chat::new(chat_settings(settings, max_sessions), accounts))))
 }
 
-/// Adds the chat's listener, and the threads that check passwords: half of the cores, so that the
-/// workers have the other half.
+/// Adds the chat's listener, and the threads that check passwords.
 ///
 /// # Errors
 /// Passwords would cross a network that nobody said is safe.
@@ -32,10 +30,11 @@ pub(crate) fn listen(
     address: SocketAddr,
     limits: Limits,
 ) -> Result<Builder> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let builder = builder
-        .offload_threads((cores / 2).clamp(1, 256))
-        .offload_queue(settings.auth.queue_max as usize);
+    let threads = match settings.auth.check_threads {
+        Workers::Auto => (Workers::Auto.count() / 2).clamp(1, 256),
+        Workers::Count(count) => count as usize,
+    };
+    let builder = builder.offload_threads(threads).offload_queue(settings.auth.queue_max as usize);
     Ok(chat.listen(builder, address, limits)?)
 }
 

@@ -12,7 +12,9 @@ use wharf::{Context, Frame, Handle, Handler, Limits, Server};
 use wharf_chat::Chat;
 
 use crate::announce::{Serving, ServingChat};
-use crate::settings::{Dispatch, EchoListener, Engine, Framing, OverRate, Settings};
+use crate::settings::{
+    Dispatch, EchoListener, Engine, Flush, Framing, OverRate, SendPolicy, Settings,
+};
 use crate::{content, descriptors};
 
 /// A server that has started.
@@ -38,7 +40,18 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
             Dispatch::Threads(threads) => wharf::Dispatch::Threads(threads as usize),
         })
         .sockets(listen_options(settings))
-        .max_sessions(max_sessions);
+        .max_sessions(max_sessions)
+        .send_memory_max(usize::try_from(settings.server.send_memory_max.0)?)
+        .share_listeners(settings.server.share_listeners)
+        .flush(match settings.server.flush {
+            Flush::Turn => wharf::FlushPolicy::PerTurn,
+            Flush::EveryMs(ms) => wharf::FlushPolicy::Every(ms),
+        })
+        .send_policy(match settings.server.send_policy {
+            SendPolicy::Auto => wharf::SendPolicy::Auto,
+            SendPolicy::Accumulate => wharf::SendPolicy::Accumulate,
+            SendPolicy::Queue => wharf::SendPolicy::Queue,
+        });
     for (listener, limits) in settings.server.echo.iter().zip(listener_limits(settings)?) {
         let only_echo_id = listener.framing == Framing::Study;
         let ignored = Arc::clone(&ignored);
@@ -194,9 +207,10 @@ fn limits(settings: &Settings) -> Result<Limits> {
         close_flush_timeout: limits.close_flush_timeout,
         linger_timeout: limits.linger_timeout,
         linger_bytes_max: usize::try_from(limits.linger_bytes_max.0)?,
+        control_bytes_max: usize::try_from(limits.control_bytes_max.0)?,
+        topics_max: limits.topics_max as usize,
+        logic_queue_bytes_max: usize::try_from(limits.logic_queue_bytes_max.0)?,
         receive_credit_bytes: small(settings.port.receive_credit_bytes.0),
-        // Of classes, topics and logic threads, which no setting is about.
-        ..Limits::default()
     })
 }
 

@@ -103,6 +103,7 @@ mod tests {
         match definition.unit {
             _ if definition.key == "server.dispatch" => "threads:7".to_owned(),
             "s" => "7s".to_owned(),
+            "bytes" if definition.key == "server.send_memory_max" => "2GiB".to_owned(),
             "bytes" => "12345".to_owned(),
             "" if definition.key == "server.store" => "embedded:elsewhere".to_owned(),
             "" => "127.0.0.1:1".to_owned(),

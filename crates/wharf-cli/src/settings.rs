@@ -12,17 +12,19 @@ mod definition;
 mod endpoint;
 mod file;
 mod flags;
+mod flush;
 mod load;
 mod print;
 mod table;
 mod value;
 
 pub(crate) use choice::{
-    DuplicateLogin, Engine, Framing, LogFormat, LogLevel, OverRate, parse_choice,
+    DuplicateLogin, Engine, Framing, LogFormat, LogLevel, OverRate, SendPolicy, parse_choice,
 };
 pub(crate) use definition::{Definition, Section};
 pub(crate) use endpoint::Control;
 pub(crate) use flags::{argument_of, arguments, assignments};
+pub(crate) use flush::Flush;
 pub(crate) use load::{Loaded, Origin, Problems, Sources, load, load_text};
 pub(crate) use print::{documentation, effective};
 pub(crate) use table::{DEFINITIONS, SECTIONS, Server, Settings};

@@ -207,6 +207,15 @@ fn doctor_fails_on_a_broken_configuration_and_still_answers() {
 }
 
 #[test]
+fn a_cap_on_memory_that_has_too_little_for_the_workers_is_refused() {
+    let directory = empty();
+    let arguments = ["--workers", "2", "--send-memory-max", "1MiB", "--echo", "127.0.0.1:0"];
+    let (status, output, errors) = run(wharf(&directory).args(arguments));
+    assert_eq!((status, output.as_str()), (1, ""), "{errors}");
+    check_contains(&errors, &["send_memory_max must be 1 MiB or more for each of 2 workers"]);
+}
+
+#[test]
 fn the_configuration_page_is_in_step_with_the_settings() {
     let directory = empty();
     let (status, expected, _) = run(wharf(&directory).arg("print-configuration-docs"));

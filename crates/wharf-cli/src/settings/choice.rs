@@ -89,6 +89,17 @@ pub(crate) enum OverRate {
     Close,
 }
 
+/// How frames that wait for one session become buffers of one send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SendPolicy {
+    /// Small frames are copied together, large and shared ones keep their buffers
+    Auto,
+    /// All bytes are copied together
+    Accumulate,
+    /// Each frame keeps a buffer of its own
+    Queue,
+}
+
 /// Makes an enum of words a [`Value`] and gives it the name that it is written with.
 macro_rules! choice {
     ($($kind:ty),+) => {$(
@@ -115,7 +126,7 @@ macro_rules! choice {
     )+};
 }
 
-choice!(DuplicateLogin, Engine, LogLevel, LogFormat, OverRate, Framing);
+choice!(DuplicateLogin, Engine, LogLevel, LogFormat, OverRate, Framing, SendPolicy);
 
 /// Reads one of the words of `T`.
 pub(crate) fn parse_choice<T: ValueEnum>(text: &str) -> Result<T, String> {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::value::range_text;
 use super::{DEFINITIONS, Definition, Loaded, SECTIONS, Section};
+use crate::reload::is_reloadable;
 
 /// Every setting, its value and where the value came from, as TOML that can be loaded again.
 pub(crate) fn effective(loaded: &Loaded) -> String {
@@ -62,6 +63,10 @@ frame_bytes_max = \"16KiB\"
 first_frame_timeout = \"5s\"
 ```
 
+`wharf reload` lets a running server read file and environment again. It changes the settings that have
+a `yes` in the last column, limits for the sessions that open from then on, and says which others differ
+and wait for a restart.
+
 `wharf serve --print-config` shows every value and where it came from, as TOML. An unknown name or
 a wrong value is an error (exit status 2) that names the place and, if one is near, the name that
 was probably meant. That is also true of variables that begin with `WHARF_`.
@@ -72,17 +77,20 @@ Durations are written as `10s`, `500ms`, `1m30s`; sizes as `64KiB`, `1MiB` (powe
 
 fn write_section(page: &mut String, section: &Section) {
     let _ = write!(page, "\n## `[{}]`\n\n{}\n\n", section.name, section.help());
-    page.push_str("| key | flag | environment | unit | default |\n|---|---|---|---|---|\n");
+    page.push_str(
+        "| key | flag | environment | unit | default | reload |\n|---|---|---|---|---|---|\n",
+    );
     let rows = || DEFINITIONS.iter().filter(|definition| definition.section == section.name);
     for definition in rows() {
         let _ = writeln!(
             page,
-            "| `{}` | `--{}` | `{}` | {} | {} |",
+            "| `{}` | `--{}` | `{}` | {} | {} | {} |",
             definition.key,
             definition.flag(),
             definition.environment(),
             definition.unit,
-            default(definition)
+            default(definition),
+            if is_reloadable(definition) { "yes" } else { "restart" }
         );
     }
     page.push('\n');

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use super::chat::{ChatAddress, StoreLocation};
-use super::choice::{DuplicateLogin, Engine, LogFormat, LogLevel, OverRate};
+use super::choice::{DuplicateLogin, Engine, LogFormat, LogLevel, OverRate, SendPolicy};
 use super::definition::settings;
 use super::endpoint::{Control, Metrics};
+use super::flush::Flush;
 use super::value::{Bytes, Dispatch, EchoListener, Workers};
 
 settings! {
@@ -109,6 +110,38 @@ settings! {
             unit: "sessions",
             range: 1..=16_777_216,
             reason: "Fits below the usual hard limit of 65,536 or more descriptors with room to spare; memory for sessions is bounded by it.",
+        }
+        /// Memory that frames waiting to be sent may take over all sessions, and unfinished frames that
+        /// have arrived. Beyond it sessions are cut off as slow consumers, the one that has been above
+        /// its soft mark for longest first. Leased to workers by the MiB: one for each at least.
+        send_memory_max: Bytes {
+            default: "1GiB",
+            unit: "bytes",
+            range: 1_048_576..=1_099_511_627_776,
+            reason: "A thousand sessions at their hard mark; the marks of sessions alone would let many slow ones use up any memory.",
+        }
+        /// When frames leave: turn is at the end of the turn in which they were sent, a time such as
+        /// 50ms is at the same moments for all sessions of a worker. They leave earlier as soon as they
+        /// fill a send, and when the session closes.
+        flush: Flush {
+            default: "turn",
+            unit: "s",
+            range: 1..=10_000,
+            reason: "An answer leaves at once. A game's tick costs fewer and larger sends, and delays each answer by half of it on average.",
+        }
+        /// How frames that wait for one session become buffers of one send.
+        send_policy: SendPolicy {
+            default: "auto",
+            unit: "",
+            reason: "Copies what is cheaper copied than sent as a buffer of its own.",
+        }
+        /// Give each worker a listening socket of its own, where the system spreads connections over
+        /// them (Linux). With false one worker accepts for all, and hands each connection to the worker
+        /// with the fewest sessions.
+        share_listeners: bool {
+            default: "true",
+            unit: "",
+            reason: "No worker waits for another to accept. Where few connections live long, false is fairer.",
         }
         /// Where `wharf sessions`, `kick`, `drain` and `reload` reach the server: the path of a Unix
         /// socket (Windows: the name of a pipe), off, or auto for one in a folder of this user
@@ -323,6 +356,29 @@ settings! {
             range: 0..=3_600_000,
             reason: "A peer that reads, but always less than it is sent, would hold that memory for ever.",
         }
+        /// The most bytes of control frames that wait to be sent to one session beside that; another
+        /// one is refused.
+        control_bytes_max: Bytes {
+            default: "4KiB",
+            unit: "bytes",
+            range: 0..=1_073_741_824,
+            reason: "They are small and few, and a session at its hard mark can still be told that it is.",
+        }
+        /// The most topics that one session subscribes to; another one is refused.
+        topics_max: u32 {
+            default: "1024",
+            unit: "topics",
+            range: 0..=16_777_216,
+            reason: "Each costs about 40 bytes, and ending a session takes it out of all of them.",
+        }
+        /// Bytes of frames of one session that may wait for its logic thread before nothing more is
+        /// received from it, until half of them are gone. Without server.dispatch threads:N none waits.
+        logic_queue_bytes_max: Bytes {
+            default: "64KiB",
+            unit: "bytes",
+            range: 1..=1_073_741_824,
+            reason: "A handler that takes its time is not asked for more, and costs the others nothing.",
+        }
         /// How long a closing session may take to send what is queued.
         close_flush_timeout: Duration {
             default: "5s",
@@ -425,8 +481,14 @@ settings! {
             range: 0..=100_000,
             reason: "A household's typing errors, and no guessing.",
         }
-        /// Logins that may wait to be checked; those beyond are answered 63. As many are checked at
-        /// one time as half the cores, or one.
+        /// Threads that check passwords, so many at one time: a number, or auto for half of the cores.
+        check_threads: Workers {
+            default: "auto",
+            unit: "threads",
+            range: 1..=256,
+            reason: "A check takes a core for tens of milliseconds; the workers have the other half.",
+        }
+        /// Logins that may wait to be checked; those beyond are answered 63.
         queue_max: u32 {
             default: "256",
             unit: "logins",
