@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 
 use crate::load::{self, Arrival, Group, Interrupts, Kind, Rate, Scenario, Sizes, Traffic};
-use crate::settings::{Engine, Framing, parse_value};
+use crate::settings::{Engine, Framing, parse_value, to_reach};
 use attacker::Attack;
 use verdict::{Phase, Verdict};
 
@@ -56,7 +56,7 @@ pub(crate) struct Options {
     #[arg(value_enum)]
     pub(crate) harm: Harm,
     /// The server's address
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = to_reach)]
     pub(crate) addr: SocketAddr,
     /// How the server cuts bytes into frames [default: study; tutorial for login-cut]
     #[arg(long, value_enum)]

@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::load::{
     self, Arrival, CONNECTIONS_MAX, Group, Kind, Measured, Mix, Rate, Scenario, Sizes, Talk,
     Tolerance, Traffic, Walking,
 };
-use crate::settings::{Engine, Framing, parse_value};
+use crate::settings::{Engine, Framing, parse_value, to_reach};
 
 /// The kinds of load.
 #[derive(Clone, Debug, Subcommand)]
@@ -41,7 +42,7 @@ pub(crate) enum Bench {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
     /// The server's address
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = to_reach)]
     pub(crate) addr: SocketAddr,
     /// How the server cuts bytes into frames [default: study; tutorial for chat and fanout]
     #[arg(long, value_enum)]
@@ -336,7 +337,17 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     };
     // Read first: a load whose result nothing can be done with need not run.
     let baseline = common.baseline.as_deref().map(Measured::read).transpose()?;
-    let report = load::run(&scenario, common.hdr.is_some())?;
+    let report = match load::run(&scenario, common.hdr.is_some()) {
+        Ok(report) => report,
+        Err(error) => {
+            // A program that reads the result is told what the person is told on standard error.
+            if common.json {
+                let failure = json!({ "right": false, "error": format!("{error:#}") });
+                print(&format!("{failure:#}\n"))?;
+            }
+            return Err(error);
+        }
+    };
     let ended = SystemTime::now();
     let json = report.json();
     print(&if common.json { format!("{json:#}\n") } else { report.text() })?;

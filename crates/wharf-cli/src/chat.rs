@@ -23,6 +23,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use ratatui::crossterm::event as terminal;
 
+use crate::settings::to_reach;
 use client::{Client, View};
 use lines::Lines;
 use screen::Screen;
@@ -35,7 +36,7 @@ On the screen, Page Up and Page Down scroll, and Ctrl+C ends at once.
 Where standard input is no terminal, its first line is the password.")]
 pub(crate) struct Options {
     /// Where the chat is
-    #[arg(long, default_value = "127.0.0.1:11021", value_name = "ADDR")]
+    #[arg(long, default_value = "127.0.0.1:11021", value_name = "ADDR", value_parser = to_reach)]
     pub(crate) addr: SocketAddr,
     /// Log in as
     #[arg(long, value_name = "NAME")]

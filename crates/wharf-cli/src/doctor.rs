@@ -1,9 +1,10 @@
 //! `wharf doctor`: what this machine allows, why not the rest, and what to do about it.
 //!
-//! `machine` reads the facts, `checks` judges them (a pure function), this file shows them.
+//! `machine` and `ports` read the facts, `checks` judges them (a pure function), this file shows them.
 
 mod checks;
 mod machine;
+mod ports;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -14,6 +15,8 @@ use serde::Serialize;
 
 use crate::settings::{DEFINITIONS, Loaded, Origin, Problems, Settings};
 use crate::{generate, network};
+pub(crate) use ports::holder;
+
 use checks::{Check, Status, assess};
 use machine::Facts;
 
@@ -38,7 +41,7 @@ struct Report {
 pub(crate) fn run(options: &Options, loaded: &Result<Loaded, Problems>) -> Result<ExitCode> {
     let defaults = Settings::default();
     let settings = loaded.as_ref().map_or(&defaults, |loaded| &loaded.settings);
-    let facts = Facts::gather(network::probe_engines());
+    let facts = Facts::gather(network::probe_engines(), ports::examine(settings));
     let mut checks = vec![configuration(loaded)];
     checks.extend(assess(&facts, settings));
     let report = Report {

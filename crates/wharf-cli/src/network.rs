@@ -15,7 +15,7 @@ use crate::announce::{Serving, ServingChat};
 use crate::settings::{
     Dispatch, EchoListener, Engine, Flush, Framing, OverRate, SendPolicy, Settings,
 };
-use crate::{content, descriptors};
+use crate::{content, descriptors, doctor};
 
 /// A server that has started.
 pub(crate) struct Running {
@@ -103,8 +103,8 @@ fn explain(error: wharf::Error, settings: &Settings) -> anyhow::Error {
         return error;
     }
     let holder = |port: u16| {
-        let process = listeners::get_process_by_port(port, listeners::Protocol::TCP).ok()?;
-        Some(format!("port {port} belongs to {} (pid {})", process.name, process.pid))
+        let holder = doctor::holder(port)?;
+        Some(format!("port {port} belongs to {} (pid {})", holder.name, holder.process_id))
     };
     let echo = settings.server.echo.iter().map(|listener| listener.address.port());
     let ports = echo.chain(settings.server.chat.0.map(|address| address.port()));

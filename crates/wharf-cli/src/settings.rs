@@ -6,6 +6,7 @@
 //! each value came from, `file` reads TOML with line numbers, `flags` makes command-line
 //! arguments, `print` writes `--print-config` and `docs/configuration.md`.
 
+mod address;
 mod chat;
 mod choice;
 mod definition;
@@ -18,6 +19,7 @@ mod print;
 mod table;
 mod value;
 
+pub(crate) use address::to_reach;
 pub(crate) use choice::{
     DuplicateLogin, Engine, Framing, LogFormat, LogLevel, OverRate, SendPolicy, parse_choice,
 };

@@ -1,7 +1,9 @@
 //! The program as a user meets it: flags, files, environment, exit status.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -184,9 +186,15 @@ fn completions_and_man_page_know_the_flags() {
 #[test]
 fn doctor_tells_people_and_programs_the_same() {
     let directory = empty();
-    let (status, page, _) = run(wharf(&directory).arg("doctor"));
+    // The usual ports may be anybody's.
+    let doctor = || {
+        let mut command = wharf(&directory);
+        command.arg("doctor").env("WHARF_ECHO", "127.0.0.1:0");
+        command
+    };
+    let (status, page, _) = run(&mut doctor());
     assert_eq!(status, 0, "{page}");
-    let (status, json, _) = run(wharf(&directory).args(["doctor", "--json"]));
+    let (status, json, _) = run(doctor().arg("--json"));
     assert_eq!(status, 0, "{json}");
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     let checks = report["checks"].as_array().unwrap();
@@ -195,6 +203,48 @@ fn doctor_tells_people_and_programs_the_same() {
         check_contains(&page, &[check["name"].as_str().unwrap()]);
         assert!(check["found"].is_string() && check["status"].is_string(), "{check}");
     }
+}
+
+/// On Windows it is the system's own text and number, as in its documentation.
+#[test]
+fn an_address_in_use_is_told_in_the_systems_words_and_with_its_number() {
+    let directory = empty();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut command = wharf(&directory);
+    command.args(["--echo", &address.to_string(), "--control", "off"]);
+    command.timeout(Duration::from_secs(60));
+    let (status, output, errors) = run(&mut command);
+    assert_eq!((status, output.as_str()), (1, ""), "{errors}");
+    let number = errors.split_once("(os error ").expect("a number").1;
+    let number: i32 = number.split(')').next().unwrap().parse().expect("a number");
+    let words = std::io::Error::from_raw_os_error(number).to_string();
+    assert!(words.len() > format!("(os error {number})").len() + 10, "no words: {words}");
+    check_contains(&errors, &[&format!("cannot listen on {address}"), &words]);
+    // WSAEADDRINUSE.
+    assert!(!cfg!(windows) || number == 10048, "{errors}");
+}
+
+#[test]
+fn doctor_names_a_taken_port_and_who_has_it() {
+    let directory = empty();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let file = format!("server.echo = \"{address}\"\n");
+    fs::write(directory.path().join("wharf.toml"), file).unwrap();
+    let (status, page, _) = run(wharf(&directory).arg("doctor"));
+    assert_eq!(status, 1, "{page}");
+    check_contains(&page, &[&format!("FAIL  port {address}"), "--echo"]);
+    if cfg!(target_os = "linux") {
+        check_contains(&page, &[&format!("(pid {})", std::process::id())]);
+    }
+    let (status, json, _) = run(wharf(&directory).args(["doctor", "--json"]));
+    assert_eq!(status, 1);
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let name = format!("port {address}");
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["name"] == *name).expect("the port");
+    assert_eq!(check["status"], "fail");
 }
 
 #[test]
@@ -210,7 +260,9 @@ fn doctor_fails_on_a_broken_configuration_and_still_answers() {
 fn a_cap_on_memory_that_has_too_little_for_the_workers_is_refused() {
     let directory = empty();
     let arguments = ["--workers", "2", "--send-memory-max", "1MiB", "--echo", "127.0.0.1:0"];
-    let (status, output, errors) = run(wharf(&directory).args(arguments));
+    let mut command = wharf(&directory);
+    command.args(arguments).timeout(Duration::from_secs(60));
+    let (status, output, errors) = run(&mut command);
     assert_eq!((status, output.as_str()), (1, ""), "{errors}");
     check_contains(&errors, &["send_memory_max must be 1 MiB or more for each of 2 workers"]);
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::machine::Facts;
+use super::ports::{Port, State};
 use crate::descriptors::RESERVED;
 use crate::settings::{Bytes, Engine, Settings, grouped};
 
@@ -62,6 +63,7 @@ pub(crate) fn assess(facts: &Facts, settings: &Settings) -> Vec<Check> {
     checks.extend(descriptors(facts, settings));
     checks.extend(memlock(facts));
     checks.extend(backlog(facts, settings));
+    checks.extend(facts.ports.iter().map(port));
     checks
 }
 
@@ -216,11 +218,36 @@ fn backlog(facts: &Facts, settings: &Settings) -> Option<Check> {
     })
 }
 
+/// A wharf that has the port already is no fault of the machine: it is what was asked for.
+fn port(port: &Port) -> Check {
+    let name = format!("port {}", port.address);
+    let elsewhere = format!("stop it, or name another address with {}", port.flag);
+    match &port.state {
+        State::Free => Check::new(name, Status::Ok, "free".to_owned()),
+        State::Taken(Some(holder)) => {
+            let found = format!("taken by {} (pid {})", holder.name, holder.process_id);
+            if holder.name.trim_end_matches(".exe") == "wharf" {
+                return Check::new(name, Status::Note, format!("{found}, which serves already"));
+            }
+            Check::new(name, Status::Fail, found).advise(elsewhere)
+        }
+        State::Taken(None) => {
+            let found = "taken by a program that this user is not told of".to_owned();
+            Check::new(name, Status::Fail, found).advise(format!(
+                "`ss -ltnp` as root (Windows: `netstat -ano`) names it: {elsewhere}"
+            ))
+        }
+        State::Refused(error) => Check::new(name, Status::Fail, error.clone())
+            .advise(format!("name an address of this machine with {}", port.flag)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::descriptors::DescriptorLimit;
     use crate::doctor::machine::MemlockLimit;
+    use crate::doctor::ports::Holder;
 
     /// A machine on which everything is as it should be.
     fn facts() -> Facts {
@@ -232,12 +259,21 @@ mod tests {
                 ("uring".to_owned(), Ok("probe ok".to_owned())),
                 ("poll".to_owned(), Ok("epoll".to_owned())),
             ],
+            ports: vec![at_port(State::Free)],
             descriptors: Some(DescriptorLimit { soft: Some(1_024), hard: Some(524_288) }),
             memlock: Some(MemlockLimit { bytes: Some(8 << 20) }),
             somaxconn: Some(4_096),
             io_uring_disabled: Some(0),
             seccomp: Some(0),
         }
+    }
+
+    fn at_port(state: State) -> Port {
+        Port { address: "127.0.0.1:9000".parse().unwrap(), flag: "--echo", state }
+    }
+
+    fn taken_by(name: &str) -> State {
+        State::Taken(Some(Holder { name: name.to_owned(), process_id: 7 }))
     }
 
     fn refused() -> Vec<(String, Result<String, String>)> {
@@ -272,6 +308,7 @@ mod tests {
             "descriptors",
             "memlock",
             "backlog",
+            "port 127.0.0.1:9000",
         ];
         assert_eq!(names, expected);
     }
@@ -325,6 +362,27 @@ mod tests {
             let found: Vec<(&str, Status)> =
                 found.iter().map(|(name, status)| (name.as_str(), *status)).collect();
             assert_eq!(found, *expected, "fault {index}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_told_with_who_has_it() {
+        for (state, expected, found) in [
+            (State::Free, Status::Ok, "free"),
+            (taken_by("wharf"), Status::Note, "taken by wharf (pid 7), which serves already"),
+            (
+                taken_by("wharf.exe"),
+                Status::Note,
+                "taken by wharf.exe (pid 7), which serves already",
+            ),
+            (taken_by("nginx"), Status::Fail, "taken by nginx (pid 7)"),
+            (State::Taken(None), Status::Fail, "taken by a program that this user is not told of"),
+            (State::Refused("no such address".to_owned()), Status::Fail, "no such address"),
+        ] {
+            let check = port(&at_port(state));
+            assert_eq!((check.status, check.found.as_str()), (expected, found));
+            let advises = check.advice.is_some_and(|advice| advice.contains("--echo"));
+            assert_eq!(advises, expected == Status::Fail, "{found}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Reads what the doctor needs to know of this machine and this process.
 
+use super::ports::Port;
 use crate::descriptors::{self, DescriptorLimit};
 use crate::network::EngineProbe;
 use crate::settings::Workers;
@@ -11,6 +12,8 @@ pub(crate) struct Facts {
     pub(crate) kernel_release: Option<String>,
     pub(crate) cores: usize,
     pub(crate) engines: Vec<EngineProbe>,
+    /// What a server of the settings would listen on.
+    pub(crate) ports: Vec<Port>,
     pub(crate) descriptors: Option<DescriptorLimit>,
     /// Bytes that this process may lock in memory.
     pub(crate) memlock: Option<MemlockLimit>,
@@ -31,12 +34,13 @@ pub(crate) struct MemlockLimit {
 
 impl Facts {
     /// Reads the machine.
-    pub(crate) fn gather(engines: Vec<EngineProbe>) -> Self {
+    pub(crate) fn gather(engines: Vec<EngineProbe>, ports: Vec<Port>) -> Self {
         Self {
             operating_system: std::env::consts::OS.to_owned(),
             kernel_release: kernel_release(),
             cores: Workers::Auto.count(),
             engines,
+            ports,
             descriptors: descriptors::limit(),
             memlock: memlock(),
             somaxconn: number_in("/proc/sys/net/core/somaxconn"),
@@ -100,7 +104,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn linux_shows_all_of_it() {
-        let facts = Facts::gather(Vec::new());
+        let facts = Facts::gather(Vec::new(), Vec::new());
         assert!(facts.system().starts_with("linux "), "{facts:?}");
         assert!(facts.cores >= 1);
         assert!(facts.descriptors.is_some() && facts.memlock.is_some(), "{facts:?}");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use wharf_chat::Location;
 
+use super::address::to_listen;
 use super::value::{Value, quoted};
 
 /// Where the chat listens, if it does.
@@ -15,11 +16,9 @@ impl Value for ChatAddress {
     fn parse(text: &str, _unit: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Self(None)),
-            address => address.parse().map(|address| Self(Some(address))).map_err(|_| {
-                format!(
-                    "`{text}` is not an IP address and a port, such as `127.0.0.1:11021`, or `off`"
-                )
-            }),
+            address => to_listen(address)
+                .map(|address| Self(Some(address)))
+                .map_err(|error| format!("neither `off` nor an address: {error}")),
         }
     }
 
@@ -58,7 +57,7 @@ mod tests {
             let value = ChatAddress::parse(text, "").unwrap();
             assert_eq!(value.toml(), quoted(text));
         }
-        assert!(ChatAddress::parse("localhost", "").unwrap_err().contains("or `off`"));
+        assert!(ChatAddress::parse("localhost", "").unwrap_err().contains("neither `off` nor"));
     }
 
     #[test]

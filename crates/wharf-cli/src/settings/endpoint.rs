@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::address::to_listen;
 use super::value::{Value, quoted};
 
 /// Where the control channel is.
@@ -49,13 +50,9 @@ impl Value for Metrics {
         if text == "off" {
             return Ok(Self(None));
         }
-        let wrong = |_| {
-            format!(
-                "`{text}` is not `off`, nor an IP address and a port, such as `127.0.0.1:9464` or \
-                 `[::1]:9464`"
-            )
-        };
-        text.parse().map(Some).map(Self).map_err(wrong)
+        to_listen(text)
+            .map(|address| Self(Some(address)))
+            .map_err(|error| format!("neither `off` nor an address: {error}"))
     }
 
     fn toml(&self) -> String {
@@ -92,7 +89,7 @@ mod tests {
             assert_eq!(Metrics::parse(text, "").unwrap().toml(), format!("\"{text}\""));
         }
         for text in ["", "on", "9464", "::1:9464"] {
-            assert!(Metrics::parse(text, "").unwrap_err().contains("127.0.0.1:9464"), "{text}");
+            assert!(Metrics::parse(text, "").unwrap_err().contains("neither `off` nor"), "{text}");
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValue;
 
+use super::address::to_listen;
 use super::choice::{Framing, parse_choice};
 
 /// A kind of value that a setting can have.
@@ -253,13 +254,7 @@ impl FromStr for EchoListener {
             Some((framing, address)) => (parse_choice(framing)?, address),
             None => (Framing::Study, text),
         };
-        let address = address.parse().map_err(|_| {
-            format!(
-                "`{address}` is not an IP address and a port, such as `127.0.0.1:9000` or \
-                 `[::1]:9000`"
-            )
-        })?;
-        Ok(Self { framing, address })
+        Ok(Self { framing, address: to_listen(address)? })
     }
 }
 
@@ -402,6 +397,8 @@ mod tests {
             let text = format!("{framing}@127.0.0.1:1");
             check::<Vec<EchoListener>>(&text, "", &format!("[\"{text}\"]"));
         }
+        check::<Vec<EchoListener>>("raw@localhost:9000", "", "[\"raw@127.0.0.1:9000\"]");
+        refuse::<Vec<EchoListener>>("a.example:9000", "", "names a host");
         refuse::<Vec<EchoListener>>("line@127.0.0.1:9000", "", "did you mean `lines`?");
         refuse::<Vec<EchoListener>>("127.0.0.1", "", "not an IP address and a port");
         refuse::<Vec<EchoListener>>("::1:9000", "", "not an IP address and a port");
