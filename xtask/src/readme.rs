@@ -71,6 +71,8 @@ fn plan(block: &Block) -> Result<Plan<'_>> {
         }
         ("run-by", "sh") if !argument.is_empty() => Plan::RunBy(argument),
         ("serve", "sh") if argument.is_empty() => Plan::Serve,
+        // Compared with the file by tidy.
+        ("excerpt", "rust") if !argument.is_empty() => Plan::Nothing,
         ("echo-program", "rust") if argument.is_empty() => Plan::EchoProgram,
         (name, language) => bail!("no marker `{name} {argument}` for a {language} block"),
     })

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{Finding, Source};
+use super::{Finding, Source, course};
 use crate::markdown::{self, Document, Link};
 
 const README: &str = "README.md";
@@ -48,9 +48,11 @@ pub(super) fn missing_tests(sources: &[Source]) -> Vec<Finding> {
 
 pub(super) fn readme_differences(root: &Path) -> Result<Vec<Finding>> {
     let read = |name: &str| fs::read_to_string(root.join(name)).with_context(|| name.to_owned());
-    let english = markdown::parse(&read(README)?);
+    let original = Source { path: README.into(), text: read(README)? };
     let source = Source { path: README_KOREAN.into(), text: read(README_KOREAN)? };
-    Ok(differences(&english, &source))
+    let mut findings = differences(&markdown::parse(&original.text), &source);
+    findings.extend(course::false_excerpts(root, &original));
+    Ok(findings)
 }
 
 /// The same headings by level, and the same code blocks with the same markers, in one order.
