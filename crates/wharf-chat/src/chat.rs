@@ -126,6 +126,11 @@ impl Chat {
         &self.shared.accounts
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// What was counted so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -167,7 +172,8 @@ impl Shared {
         std::mem::take(&mut departed)
     }
 
-    fn departed(&self, room: u32, unique_id: i64) {
+    /// Tells a room of somebody who is gone, when its thread has no room for a job.
+    pub(crate) fn departed(&self, room: u32, unique_id: i64) {
         let mut departed =
             self.departed[room as usize].lock().unwrap_or_else(PoisonError::into_inner);
         departed.push(unique_id);

@@ -178,3 +178,43 @@ fn overrun(handle: &Handle, session: SessionId) {
     tracing::warn!(%session, "closed: its worker has more to do than it may");
     let _ = handle.close(session);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+
+    use wharf::Server;
+
+    use super::*;
+    use crate::{Accounts, Chat, Memory, Scheme, Settings, packets::Name};
+
+    /// It may be gone before the room comes to it, and the room told so first: by way of those who could
+    /// not be told of. Then nobody would ever take the seat back.
+    #[test]
+    fn whoever_is_gone_gets_no_seat() {
+        let chat = Chat::new(Settings::default(), Accounts::new(Memory::new(Scheme::Plain)));
+        let address = "127.0.0.1:0".parse().unwrap();
+        let builder = Server::builder().workers(1);
+        let builder = chat.listen(builder, address, wharf::Limits::default()).unwrap();
+        let handle = builder.start().unwrap();
+        let gone = Identity {
+            session: SessionId::from_u64(0),
+            unique_id: 7,
+            name: Name::new("user0").unwrap(),
+        };
+        assert!(!handle.is_open(gone.session));
+        let shared = Arc::clone(chat.shared());
+        shared.departed(3, gone.unique_id);
+        let (tell, told) = mpsc::channel();
+        handle
+            .post(key(3), move |job| {
+                enter(job, &shared, 3, gone);
+                let _ = tell.send(job.state::<Room>().members.len());
+            })
+            .unwrap();
+        assert_eq!(told.recv(), Ok(0));
+        assert_eq!(chat.counts().seats, 0);
+        handle.drain(std::time::Duration::ZERO);
+        assert!(handle.join().unwrap().leftover.is_nothing());
+    }
+}

@@ -1,4 +1,34 @@
 //! The protocol over real sockets: what the tutorial's server gets wrong, and ours does not.
+//!
+//! What servers of this protocol get wrong, and where it is tested that this one does not. A test below
+//! looks whether all of them are there.
+//!
+//! | what | test |
+//! |---|---|
+//! | several packets in one segment, one byte per segment | `protocol.rs: packets_are_found_wherever_they_are_cut` |
+//! | lengths 0, 1 to 4, 5, the maximum and above | `protocol.rs: lengths_that_cannot_be_close_the_connection_and_nobody_elses` |
+//! | short or long login, enter, chat | `protocol.rs: known_packets_of_a_wrong_length_are_answered_and_change_nothing` |
+//! | internal and unknown ids from a client | `protocol.rs: internal_and_unknown_ids_are_ignored_and_counted` |
+//! | fields without a NUL | `protocol.rs: full_fields_are_taken_and_what_is_behind_a_nul_is_not` |
+//! | text that is not UTF-8 | `protocol.rs: what_is_not_utf8_is_refused_and_not_passed_on` |
+//! | a reader that stops reading | `protocol.rs: a_reader_that_stops_holds_nobody_up` |
+//! | a broadcast to a member whose slot is used again | `simulated.rs: a_slot_that_is_used_again_hears_nothing_of_the_room` |
+//! | a login answered after the user has gone | `simulated.rs: an_answer_that_comes_too_late_is_nobodys` |
+//! | two logins in flight for one id | `protocol.rs: logins_in_flight_for_one_name` |
+//! | login, enter, leave twice; another room; chat after leaving | `protocol.rs: what_is_not_due_has_its_code` |
+//! | a disconnect frees seat and id | `protocol.rs: resets_leave_nothing_behind` |
+//! | a disconnect while the room has too much to do | `overload.rs: a_room_with_too_much_to_do_answers_63_and_keeps_no_seat` |
+//! | the fifth user in a room | `protocol.rs: the_fifth_waits_for_a_seat` |
+//! | more connections than the maximum, and back | `protocol.rs: more_connections_than_the_maximum_and_back` |
+//! | a reset before the accept completes | `overload.rs: connections_that_are_reset_before_they_are_accepted_harm_nobody` |
+//! | stop in the middle of everything | `protocol.rs: a_server_stops_with_clients_in_the_middle_of_everything` |
+//! | partial sends (sends are cut at any byte) | `simulated.rs: also_where_connections_break` |
+//! | the login store down at the start, and dying later | `redis.rs: logins_fail_while_redis_is_down_and_everything_else_goes_on` |
+//! | more logins than can be judged | `overload.rs: logins_beyond_the_queue_are_answered_63_at_once` |
+//! | logins that hold up everybody else | `overload.rs: a_storm_of_logins_holds_up_no_echo` |
+//! | connected, received, closed out of order | `sim_tests.rs: with_every_fault_order_and_accounts_are_kept` |
+//! | 222 after 223 | `protocol.rs: two_users_meet_talk_and_part` |
+//! | another order of 223 for another member | `protocol.rs: all_members_see_one_order` |
 
 mod support;
 
@@ -556,4 +586,26 @@ fn the_request_of_a_text_too_long_is_never_sent() {
     assert!(TextRef::<257>::new(&"x".repeat(257)).is_err());
     let notify = ChatNotify { id: TextRef::default(), text: TextRef::default() };
     assert_eq!(typed(&notify).len(), 295);
+}
+
+/// The table at the top of this file names tests that there are.
+#[test]
+fn the_table_of_mistakes_names_tests() {
+    let here = include_str!("protocol.rs");
+    let rows = here.lines().filter_map(|line| line.strip_prefix("//! | ")?.split('`').nth(1));
+    let mut count = 0;
+    for row in rows {
+        let (file, name) = row.split_once(": ").unwrap();
+        let source = match file {
+            "protocol.rs" => here,
+            "simulated.rs" => include_str!("simulated.rs"),
+            "overload.rs" => include_str!("overload.rs"),
+            "redis.rs" => include_str!("redis.rs"),
+            "sim_tests.rs" => include_str!("../../wharf/src/sim_tests.rs"),
+            other => panic!("{other}"),
+        };
+        assert!(source.contains(&format!("#[test]\nfn {name}() {{")), "{row}");
+        count += 1;
+    }
+    assert_eq!(count, 24);
 }

@@ -1,7 +1,11 @@
 //! The whole chat in the simulator: a seed decides who is next, what is cut where, and when the store
 //! answers. What has to hold is checked from outside, by what the clients were told.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use wharf::{
     Limits, Server,
@@ -314,6 +318,50 @@ fn an_answer_that_comes_too_late_is_nobodys() {
         sim.finish();
         assert_eq!(chat.counts().online, 0);
     });
+}
+
+/// A member is gone and another connection has its slot before the room knows of either: what is said
+/// there reaches the members, and nobody else.
+#[test]
+fn a_slot_that_is_used_again_hears_nothing_of_the_room() {
+    let has_the_slot = AtomicUsize::new(0);
+    for_seeds(0..300, |seed| {
+        let chat = chat_with(Settings::default());
+        let builder = Server::builder().workers(1).max_sessions(2);
+        let builder = chat.listen(builder, ADDRESS.parse().unwrap(), Limits::default()).unwrap();
+        let mut sim = builder.simulate(seed, Faults::none()).unwrap();
+        let member = |sim: &mut Simulation, user| {
+            let client = sim.connect(ADDRESS, LengthField::TUTORIAL);
+            let (id, password) = (TextRef::new(user).unwrap(), TextRef::new("pw").unwrap());
+            send(&client, &LoginRequest { id, password });
+            send(&client, &EnterRequest { room: 0 });
+            sim.run();
+            assert!(packets(&client).contains(&(207, vec![0, 0])), "{user}");
+            client
+        };
+        let (stays, goes) = (member(&mut sim, "user0"), member(&mut sim, "user1"));
+        goes.reset();
+        let mut comes = Vec::new();
+        for _ in 0..20 {
+            send(&stays, &ChatRequest { text: TextRef::new("who hears this?").unwrap() });
+            comes.push(sim.connect(ADDRESS, LengthField::TUTORIAL));
+            for _ in 0..sim.random(6) {
+                sim.step();
+            }
+        }
+        sim.run();
+        for client in &comes {
+            if !client.is_closed() {
+                has_the_slot.fetch_add(1, Ordering::Relaxed);
+            }
+            assert_eq!(packets(client), [], "what is said in a room where it is not");
+        }
+        let said = packets(&stays).iter().filter(|(id, _)| *id == ChatNotify::ID).count();
+        assert_eq!(said, 20);
+        sim.finish();
+    });
+    // Others find the server full: the slot is not free yet.
+    assert!(has_the_slot.into_inner() > 0);
 }
 
 #[test]

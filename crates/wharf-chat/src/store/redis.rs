@@ -9,6 +9,8 @@ use std::{
 
 use redis::{Client, Commands as _, Connection, ErrorKind, RedisError, RedisResult};
 
+use wharf::Reconnect;
+
 use super::{Scheme, Store, StoreError};
 
 /// How users are kept there.
@@ -67,7 +69,7 @@ impl Redis {
             }
             other => other,
         }
-        .map_err(|error| link.failed(error))
+        .map_err(|error| link.failed(error, now(), fastrand::u64(..)))
     }
 
     fn try_once<R>(
@@ -108,13 +110,11 @@ impl Redis {
 }
 
 impl Link {
-    /// When the server is tried again, after it failed: twice as late each time, and not all at once.
-    fn failed(&mut self, error: RedisError) -> StoreError {
-        let now = now();
+    /// When the server is tried again, after it failed; what was not even asked changes nothing.
+    fn failed(&mut self, error: RedisError, now: Instant, random: u64) -> StoreError {
         if (error.is_io_error() || error.is_timeout()) && self.retry_at.is_none_or(|at| at <= now) {
-            let delay = (RETRY_MIN * 2_u32.saturating_pow(self.failures.min(10))).min(RETRY_MAX);
-            self.retry_at = Some(now + delay.mul_f64(0.5 + 0.5 * fastrand::f64()));
             self.failures = self.failures.saturating_add(1);
+            self.retry_at = RETRY.pause(self.failures, random).map(|pause| now + pause);
             self.last_error = error.to_string();
         }
         StoreError::unavailable("the login store redis", error)
@@ -124,8 +124,9 @@ impl Link {
 /// How long a Redis may take to be connected to, and to answer: on one's own network it takes less
 /// than a millisecond, and whoever logs in is waiting.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Twice as late each time, and not all servers of a Redis at once.
+const RETRY: Reconnect =
+    Reconnect::Backoff { first: Duration::from_millis(100), max: Duration::from_secs(5) };
 const NAMESPACE: &str = "wharf:user:";
 
 #[expect(clippy::disallowed_methods, reason = "stores are called where blocking work runs")]
@@ -188,5 +189,50 @@ impl Store for Redis {
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Redis({:?})", self.format)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> RedisError {
+        std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()
+    }
+
+    #[test]
+    fn tries_are_later_and_later_and_at_chance() {
+        let began = now();
+        let pauses = |random: u64| {
+            let mut link =
+                Link { connection: None, failures: 0, retry_at: None, last_error: String::new() };
+            let mut at = began;
+            let pauses = (0..8).map(|_| {
+                link.failed(refused(), at, random);
+                let pause = link.retry_at.unwrap() - at;
+                // Those who come meanwhile are told the same, and move nothing.
+                let before = link.retry_at;
+                link.failed(refused(), at + pause / 2, random);
+                assert_eq!(link.retry_at, before);
+                at += pause;
+                pause.as_millis()
+            });
+            pauses.collect::<Vec<_>>()
+        };
+        assert_eq!(pauses(0), [50, 100, 200, 400, 800, 1_600, 2_500, 2_500], "half of each");
+        let longest = pauses(49_999_999);
+        assert_eq!(longest[0], 99, "up to the whole of each");
+        let any: Vec<_> = (0..100).map(|_| pauses(fastrand::u64(..))[3]).collect();
+        assert!(any.iter().all(|pause| (400..800).contains(pause)), "{any:?}");
+        assert!(any.iter().any(|pause| *pause != any[0]), "not all at once");
+    }
+
+    #[test]
+    fn what_the_server_refuses_is_no_reason_to_wait() {
+        let mut link =
+            Link { connection: None, failures: 0, retry_at: None, last_error: String::new() };
+        let error = RedisError::from((ErrorKind::UnexpectedReturnType, "another type"));
+        link.failed(error, now(), 0);
+        assert_eq!((link.failures, link.retry_at), (0, None));
     }
 }

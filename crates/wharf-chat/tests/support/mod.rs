@@ -203,6 +203,11 @@ impl Client {
         }
     }
 
+    /// Ends the connection without a farewell.
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     pub(crate) fn end(self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
