@@ -103,19 +103,26 @@ mod step10 {
     pub(crate) mod store;
 }
 
-#[path = "../chat/guest.rs"]
-mod guest;
 #[path = "."]
 mod step11 {
     #[path = "../../starters/step11_ring.rs"]
     pub(crate) mod ring;
 }
 
+#[path = "."]
+mod step12 {
+    #[path = "../../starters/step12_auction.rs"]
+    pub(crate) mod auction;
+}
+
+#[path = "../layers/bidders.rs"]
+mod bidders;
 #[path = "../steps/circle.rs"]
 mod circle;
+#[path = "../chat/guest.rs"]
+mod guest;
 #[path = "../steps/lab.rs"]
 mod lab;
 
 mod chat_tries;
-
 mod tries;

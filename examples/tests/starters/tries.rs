@@ -7,15 +7,17 @@ use std::{
     sync::Arc,
 };
 
+use wharf::{Server, framing::LengthField};
 use wharf_examples::LOST;
 use wharf_port::{Config, inbox, sim::Faults};
 
 use crate::{
+    bidders::{self, AUCTION},
     circle::circle,
     lab::{Net, TURN, lab, lines},
     step01,
     step03::{self, application::Application},
-    step11,
+    step11, step12,
 };
 
 lab!(lab04, step04);
@@ -175,6 +177,16 @@ fn step_11_takes_what_there_is_room_for() {
     attempt(11, || circle!(step11::ring::Ring));
 }
 
+#[test]
+fn step_12_tells_who_has_the_lot() {
+    attempt(12, || {
+        let router = step12::auction::router();
+        let handler = move || router.handler(step12::auction::Auction);
+        let server = Server::builder().listen(AUCTION, LengthField::TUTORIAL, handler);
+        bidders::check(server, 12);
+    });
+}
+
 /// The lines of a file without what lies between `from` and `to`, both left out too.
 fn without<'a>(text: &'a str, from: &str, to: &str) -> Vec<&'a str> {
     let mut lines = Vec::new();
@@ -203,6 +215,7 @@ fn a_starter_is_its_step_but_for_the_gap() {
         ("step09_chat.rs", "step09_redis/chat.rs"),
         ("step10_room.rs", "step10_rooms/room.rs"),
         ("step11_ring.rs", "step11_measure/ring.rs"),
+        ("step12_auction.rs", "step12_layers/auction.rs"),
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (starter, step) in starters {
