@@ -10,6 +10,8 @@ use crate::markdown::{self, Document};
 
 /// Each has a folder `en` and a folder `ko`.
 const FOLDERS: [&str; 2] = ["docs/tutorial", "docs/guide"];
+/// Programs that the compiler has to refuse, each with what it says.
+const MISTAKES: &str = "examples/compile_fail";
 const GLOSSARY: &str = "docs/glossary.md";
 /// The line of each chapter that says how long it takes: English, Korean.
 const MINUTES: [&str; 2] = ["Minutes: ", "걸리는 시간(분): "];
@@ -21,9 +23,10 @@ pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
     if rejected.is_empty() {
         findings.push(glossary.finding(0, "no table with rejected words in its last column"));
     }
+    let mut shown = BTreeSet::new();
     for folder in FOLDERS {
         let (english, korean) = (format!("{folder}/en"), format!("{folder}/ko"));
-        let (originals, translations) = (chapters(root, &english)?, chapters(root, &korean)?);
+        let (originals, translations) = (file_names(root, &english)?, file_names(root, &korean)?);
         for only in originals.symmetric_difference(&translations) {
             let what = format!("{folder}: {only} is there in one language alone");
             findings.push(glossary.finding(0, what));
@@ -32,9 +35,17 @@ pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
             let original = read(root, &format!("{english}/{name}"))?;
             let translation = read(root, &format!("{korean}/{name}"))?;
             findings.extend(false_excerpts(root, &original));
+            let blocks = markdown::parse(&original.text).blocks;
+            shown.extend(blocks.iter().filter_map(excerpted).map(str::to_owned));
             findings.extend(unknown_targets(root, &original));
             findings.extend(differences(&original, &translation));
             findings.extend(korean_findings(&translation, &rejected));
+        }
+    }
+    for name in file_names(root, MISTAKES)?.iter().filter(|name| name.ends_with(".stderr")) {
+        let page = read(root, &format!("{MISTAKES}/{name}"))?;
+        if !shown.contains(&page.path.display().to_string()) {
+            findings.push(page.finding(0, "no chapter shows this message"));
         }
     }
     Ok(findings)
@@ -45,7 +56,7 @@ fn read(root: &Path, path: &str) -> Result<Source> {
     Ok(Source { path: path.into(), text })
 }
 
-fn chapters(root: &Path, folder: &str) -> Result<BTreeSet<String>> {
+fn file_names(root: &Path, folder: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(root.join(folder)).with_context(|| folder.to_owned())? {
         names.insert(entry?.file_name().to_string_lossy().into_owned());
