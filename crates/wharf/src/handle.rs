@@ -12,12 +12,13 @@ use std::{
     time::Duration,
 };
 
-use wharf_port::{EngineInfo, Post, PostError, Time, UnboundSocket};
+use wharf_port::{EngineInfo, Post, PostError, Time, UnboundSocket, Waker};
 
 use crate::{
     addresses::Addresses,
     error::{Error, Result, SendError},
     handler::{CloseReason, SessionId},
+    handler_times::Measured,
     limits::Limits,
     logic::{Event, Homed, Order, Pool, Posted, RunnerLink, TimedJobs, Way},
     memory::MemoryCap,
@@ -25,6 +26,7 @@ use crate::{
     sending::{Class, Sent},
     session::Hold,
     topic::{Subscribed, Topic},
+    watch::Watch,
 };
 
 /// Reaches a running server and its sessions from any thread. Cheap to clone.
@@ -46,6 +48,12 @@ pub(crate) struct Links {
     pub(crate) runners: Vec<RunnerLink>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) timed: Arc<TimedJobs>,
+    /// By service.
+    pub(crate) handler_times: Vec<Arc<Measured>>,
+    /// Calls of handlers that took too long.
+    pub(crate) slow_calls: AtomicU64,
+    /// Wakes who looks for those, if anybody does.
+    pub(crate) watchdog: Option<Waker>,
     /// For frames that wait to be sent.
     pub(crate) memory: MemoryCap,
     /// Workers that have not ended.
@@ -64,6 +72,7 @@ pub(crate) struct WorkerLink {
     pub(crate) sessions: AtomicUsize,
     /// What logic threads have to know of send queues.
     pub(crate) unsent: Unsent,
+    pub(crate) watch: Arc<Watch>,
 }
 
 /// Whether the worker threads have been joined.
@@ -246,8 +255,8 @@ impl WorkerLink {
     pub(crate) fn new(post: Post<Command>, index: usize, max_sessions: usize) -> Self {
         let post = Way::new(post, index);
         let live = (0..max_sessions).map(|_| Live::default()).collect();
-        let topics = Subscribed::default();
-        Self { post, live, topics, sessions: AtomicUsize::new(0), unsent: Unsent::default() }
+        let (topics, watch) = (Subscribed::default(), Arc::default());
+        Self { post, live, topics, sessions: AtomicUsize::new(0), unsent: Unsent::default(), watch }
     }
 
     /// With room for what logic threads have to know.
@@ -526,6 +535,7 @@ impl Handle {
         }
         drop(answer);
         answers.into_iter().for_each(|part| total.add(&part));
+        total.slow_calls = self.slow_calls();
         Ok(total)
     }
 
@@ -603,6 +613,7 @@ impl Handle {
             Ended::Running(threads) => {
                 let mut report = join_all(std::mem::take(threads));
                 report.leftover.offloads = self.0.pool.outstanding();
+                report.stats.slow_calls = self.slow_calls();
                 *ended = Ended::Joined(Box::new(report));
                 report
             }
@@ -674,6 +685,7 @@ impl Links {
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.runners.iter().for_each(|runner| runner.post.post_reserved(Order::Stop));
             self.pool.close();
+            self.watchdog.iter().for_each(Waker::wake);
         }
     }
 

@@ -32,6 +32,13 @@ pub trait Handler: 'static {
         false
     }
 
+    /// Packet ids that it knows, each with a name: how long their calls take is measured apart from all
+    /// others ([`Handle::handler_times`]), for 256 of them at most. A [`Router`](crate::Router) names
+    /// those that it has functions for. Asked once, of the first handler of a listener.
+    fn packets(&self) -> Vec<(u32, &'static str)> {
+        Vec::new()
+    }
+
     /// A connection is there, accepted or made.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ mod fairness_tests;
 pub mod framing;
 mod handle;
 mod handler;
+mod handler_times;
 mod limits;
 mod listener;
 mod log_limit;
@@ -67,6 +68,7 @@ mod sim_tests;
 pub mod testing;
 mod timer;
 mod topic;
+mod watch;
 mod worker;
 
 pub use wharf_port as port;
@@ -79,6 +81,7 @@ pub use crate::{
     framing::Frame,
     handle::{Handle, SessionInfo},
     handler::{CloseReason, Context, Handler, SessionId, SessionIdError},
+    handler_times::{HandlerTimes, PacketTimes},
     limits::{Limits, OverRate},
     logic::{Job, Timer},
     metrics::{Leftover, Report, Stats, TurnTimes},

@@ -23,6 +23,7 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -43,8 +44,10 @@ use crate::{
     error::{Error, Result, SendError},
     framing::{Frame, Framing, Packet},
     handler::{CloseReason, Context, Handler},
+    handler_times::{Lane, Measured},
     sending::{Class, Sending, Sent},
     session::{Session, Shared},
+    watch::Doing,
 };
 
 /// A listener's or connector's handler on one worker, with its framing, whatever their types. Calls
@@ -90,12 +93,15 @@ pub(crate) struct Logic<F, H: Handler> {
     /// The handler's data of each session, by its place.
     data: Vec<Option<H::Session>>,
     sending: Sending,
+    times: Lane,
 }
 
 impl<F: Framing, H: Handler> Logic<F, H> {
-    pub(crate) fn new(framing: F, handler: H) -> Self {
+    pub(crate) fn new(framing: F, handler: H, measured: &Arc<Measured>) -> Self {
         let requires_login = handler.requires_login();
-        Self { framing, handler, requires_login, data: Vec::new(), sending: Sending::default() }
+        let times = measured.open(|| handler.packets());
+        let (data, sending) = (Vec::new(), Sending::default());
+        Self { framing, handler, requires_login, data, sending, times }
     }
 
     pub(crate) fn with_sending(self, sending: Sending) -> Self {
@@ -108,9 +114,10 @@ impl<F: Framing, H: Handler> Logic<F, H> {
         &mut self,
         session: &mut Session,
         shared: &mut Shared,
+        doing: Doing,
         call: impl FnOnce(&mut Self, &mut Session, &mut Shared) -> Result,
     ) {
-        finish_call(session, shared, |session, shared| call(self, session, shared));
+        finish_call(session, shared, doing, |session, shared| call(self, session, shared));
     }
 
     #[inline]
@@ -127,13 +134,45 @@ impl<F: Framing, H: Handler> Logic<F, H> {
     /// Hands every whole frame to the handler, in order, and keeps the start of the next one.
     #[inline]
     fn frames(&mut self, session: &mut Session, shared: &mut Shared, input: &[u8]) -> Result {
-        let Self { framing, handler, data, .. } = self;
+        let Self { framing, handler, data, times, .. } = self;
         let data = data[session.data_place()].as_mut().expect("set when it was opened");
         decode::frames(framing, session, shared, input, |session, shared, frame| {
-            shared.stats.frames_received += 1;
-            handler.on_frame(&mut Context { session, shared, framing, data }, frame)
+            let mut cx = Context { session, shared, framing, data };
+            on_frame(handler, &mut cx, times, frame)
         })
     }
+}
+
+/// Hands a frame to the handler; now and then one is measured.
+#[inline]
+fn on_frame<H: Handler>(
+    handler: &mut H,
+    cx: &mut Context<'_, H::Session>,
+    times: &Lane,
+    frame: Frame<'_>,
+) -> Result {
+    let shared = &mut *cx.shared;
+    shared.stats.frames_received += 1;
+    shared.watch.next(Doing::Frame, frame.id());
+    if shared.stopwatch.is_due(shared.stats.frames_received) {
+        return on_frame_measured(handler, cx, times, frame);
+    }
+    handler.on_frame(cx, frame)
+}
+
+#[cold]
+#[inline(never)]
+fn on_frame_measured<H: Handler>(
+    handler: &mut H,
+    cx: &mut Context<'_, H::Session>,
+    times: &Lane,
+    frame: Frame<'_>,
+) -> Result {
+    cx.shared.stopwatch.done();
+    let (id, began) = (frame.id(), cx.shared.stopwatch.read());
+    let result = handler.on_frame(cx, frame);
+    times.count(id, cx.shared.stopwatch.read().since(began));
+    result
 }
 
 /// Runs the user's code for a session; its error or panic becomes a request to end the session.
@@ -141,8 +180,10 @@ impl<F: Framing, H: Handler> Logic<F, H> {
 fn finish_call(
     session: &mut Session,
     shared: &mut Shared,
+    doing: Doing,
     call: impl FnOnce(&mut Session, &mut Shared) -> Result,
 ) {
+    shared.watch.begin(doing, session.id.as_u64());
     let guarded = || match call(session, shared) {
         Ok(()) => true,
         // Showing and dropping the error may be the user's code, too.
@@ -155,7 +196,9 @@ fn finish_call(
             false
         }
     };
-    match guard(guarded) {
+    let ended = guard(guarded);
+    shared.watch.end();
+    match ended {
         Some(true) => {}
         Some(false) => session.request(CloseReason::HandlerError),
         None => {
@@ -226,7 +269,7 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
         if self.data.len() <= place {
             self.data.resize_with(place + 1, || None);
         }
-        self.call(session, shared, |logic, session, shared| {
+        self.call(session, shared, Doing::Open, |logic, session, shared| {
             logic.data[place] = Some(H::Session::default());
             logic.with_context(session, shared, |handler, cx| handler.on_open(cx))
         });
@@ -234,19 +277,22 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
 
     #[inline]
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]) {
-        self.call(session, shared, |logic, session, shared| logic.frames(session, shared, bytes));
+        self.call(session, shared, Doing::Decode, |logic, session, shared| {
+            logic.frames(session, shared, bytes)
+        });
     }
 
     #[inline]
     fn on_frame(&mut self, session: &mut Session, shared: &mut Shared, frame: Frame<'_>) {
-        shared.stats.frames_received += 1;
-        self.call(session, shared, |logic, session, shared| {
-            logic.with_context(session, shared, |handler, cx| handler.on_frame(cx, frame))
+        self.call(session, shared, Doing::Frame, |logic, session, shared| {
+            let Self { framing, handler, data, times, .. } = logic;
+            let data = data[session.data_place()].as_mut().expect("set when it was opened");
+            on_frame(handler, &mut Context { session, shared, framing, data }, times, frame)
         });
     }
 
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64) {
-        self.call(session, shared, |logic, session, shared| {
+        self.call(session, shared, Doing::Timer, |logic, session, shared| {
             logic.with_context(session, shared, |handler, cx| handler.on_timer(cx, key))
         });
     }
@@ -267,32 +313,32 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
             shared.stats.events_dropped += 1;
             return;
         };
-        self.call(session, shared, |logic, session, shared| {
+        self.call(session, shared, Doing::Call, |logic, session, shared| {
             logic.with_context(session, shared, |_, cx| call(cx))
         });
     }
 
     fn on_backpressure(&mut self, session: &mut Session, shared: &mut Shared) {
-        self.call(session, shared, |logic, session, shared| {
+        self.call(session, shared, Doing::Backpressure, |logic, session, shared| {
             logic.with_context(session, shared, |handler, cx| handler.on_backpressure(cx))
         });
     }
 
     fn on_writable(&mut self, session: &mut Session, shared: &mut Shared) {
-        self.call(session, shared, |logic, session, shared| {
+        self.call(session, shared, Doing::Writable, |logic, session, shared| {
             logic.with_context(session, shared, |handler, cx| handler.on_writable(cx))
         });
     }
 
     fn on_drain(&mut self, session: &mut Session, shared: &mut Shared) {
-        self.call(session, shared, |logic, session, shared| {
+        self.call(session, shared, Doing::Drain, |logic, session, shared| {
             logic.with_context(session, shared, |handler, cx| handler.on_drain(cx))
         });
     }
 
     fn on_close(&mut self, session: &mut Session, shared: &mut Shared, reason: CloseReason) {
         let place = session.data_place();
-        self.call(session, shared, |logic, session, shared| {
+        self.call(session, shared, Doing::Close, |logic, session, shared| {
             // A panic while the data was made leaves none: then there was no `on_open` either.
             if logic.data[place].is_some() {
                 logic.with_context(session, shared, |handler, cx| handler.on_close(cx, reason));
@@ -300,7 +346,7 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
             Ok(())
         });
         let data = self.data[place].take();
-        self.call(session, shared, |_, _, _| {
+        self.call(session, shared, Doing::Close, |_, _, _| {
             drop(data);
             Ok(())
         });
@@ -308,13 +354,15 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
 
     fn on_connect_failed(
         &mut self,
-        _: &mut Shared,
+        shared: &mut Shared,
         address: SocketAddr,
         error: &io::Error,
         retry_in: Option<Duration>,
     ) {
-        let call = || self.handler.on_connect_failed(address, error, retry_in);
-        if guard(call).is_none() {
+        shared.watch.begin(Doing::ConnectFailed, 0);
+        let ended = guard(|| self.handler.on_connect_failed(address, error, retry_in));
+        shared.watch.end();
+        if ended.is_none() {
             tracing::error!(%address, "the handler panicked");
         }
     }

@@ -29,6 +29,9 @@ pub struct Stats {
     pub connected: u64,
     /// Connections that connectors could not make.
     pub connect_failures: u64,
+    /// Calls of handlers that took longer than [`slow_handler`](crate::Builder::slow_handler); counted
+    /// when they are found, also those that never return.
+    pub slow_calls: u64,
     /// Frames handed to handlers.
     pub frames_received: u64,
     /// Bytes received.
@@ -113,6 +116,7 @@ impl Stats {
         self.accept_errors += other.accept_errors;
         self.connected += other.connected;
         self.connect_failures += other.connect_failures;
+        self.slow_calls += other.slow_calls;
         self.frames_received += other.frames_received;
         self.bytes_received += other.bytes_received;
         self.rate_delays += other.rate_delays;
@@ -148,7 +152,7 @@ impl Stats {
     }
 }
 
-/// How long turns took: from waking to having nothing left but to wait.
+/// How long turns took (from waking to having nothing left but to wait), or calls of a handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TurnTimes {
     /// Turns that took up to each of [`BOUNDS`](Self::BOUNDS) and longer than the one before; then those that took
@@ -176,11 +180,19 @@ impl TurnTimes {
         Duration::from_secs(1),
     ];
 
+    pub(crate) const BUCKETS: usize = Self::BOUNDS.len() + 1;
+
+    /// Which of `counts` counts this.
+    #[inline]
+    pub(crate) fn bucket(took: Duration) -> usize {
+        let bucket = Self::BOUNDS.iter().position(|bound| took <= *bound);
+        bucket.unwrap_or(Self::BOUNDS.len())
+    }
+
     /// Counts one turn.
     #[inline]
     pub(crate) fn count(&mut self, took: Duration) {
-        let bucket = Self::BOUNDS.iter().position(|bound| took <= *bound);
-        self.counts[bucket.unwrap_or(Self::BOUNDS.len())] += 1;
+        self.counts[Self::bucket(took)] += 1;
         self.total_ns = self.total_ns.saturating_add(took.as_nanos() as u64);
     }
 

@@ -168,6 +168,10 @@ impl<H: 'static, S: Default + 'static> Handler for Routed<H, S> {
         self.router.table.hooks.requires_login
     }
 
+    fn packets(&self) -> Vec<(u32, &'static str)> {
+        self.router.table.routes.iter().map(|route| (route.id, route.name)).collect()
+    }
+
     fn on_open(&mut self, cx: &mut Context<'_, S>) -> Result {
         self.router.table.hooks.open.map_or(Ok(()), |hook| hook(&mut self.state, cx))
     }

@@ -10,18 +10,22 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     process,
     rc::Rc,
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicUsize, mpsc},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
 
 use wharf_port::{
-    CompletionPort, Config as PortConfig, EngineInfo, Inbox, ListenOptions, Post, SocketOptions,
-    UnboundListener, inbox, sim::SimNet,
+    CompletionPort, Config as PortConfig, EngineInfo, Inbox, ListenOptions, Parker, Post,
+    SocketOptions, UnboundListener, Waker, inbox, sim::SimNet,
 };
 
 pub use self::logic::Dispatch;
-use self::logic::{LogicPlan, spawn_all};
+use self::logic::{LogicPlan, SLOW_HANDLER, spawn_all};
 use crate::{
     addresses::Addresses,
     connector::{Connector, ConnectorOptions},
@@ -29,6 +33,7 @@ use crate::{
     framing::Framing,
     handle::{Command, Ended, Handle, Links, ThreadKind, WorkerLink, join_all},
     handler::{Handler, SessionId},
+    handler_times::{Clock, Measured},
     limits::Limits,
     logic::{Forward, Logic, Pool, Runner, RunnerLink, Service, Timer},
     memory::{MemoryCap, PIECE_BYTES},
@@ -62,6 +67,7 @@ impl Server {
             offload_threads: 2,
             offload_queue: 64,
             repeated: Vec::new(),
+            slow_handler: Some(SLOW_HANDLER),
             seed: None,
             failure: None,
         }
@@ -90,6 +96,7 @@ pub struct Builder {
     offload_queue: usize,
     /// Posts what [`every`](Self::every) was given.
     repeated: Vec<Repeated>,
+    slow_handler: Option<Duration>,
     seed: Option<u64>,
     failure: Option<Error>,
 }
@@ -112,6 +119,8 @@ struct ServiceSource {
     make: MakeService<()>,
     /// From the service's number.
     forward: MakeService<u16>,
+    /// What its handlers' calls took, on all threads.
+    measured: Arc<Measured>,
     limits: Limits,
 }
 
@@ -183,9 +192,10 @@ impl Builder {
         // What is out of bounds was reported when it was set.
         let sending = Sending::new(self.send_policy, self.flush).unwrap_or_default();
         let (theirs, requires_login) = (framing.clone(), Arc::new(OnceLock::new()));
-        let login = Arc::clone(&requires_login);
+        let (login, measured) = (Arc::clone(&requires_login), Arc::<Measured>::default());
+        let times = Arc::clone(&measured);
         let make = move |()| {
-            let logic = Logic::new(theirs.clone(), factory()).with_sending(sending);
+            let logic = Logic::new(theirs.clone(), factory(), &times).with_sending(sending);
             login.get_or_init(|| logic.requires_login());
             Box::new(logic) as Box<dyn Service>
         };
@@ -194,7 +204,7 @@ impl Builder {
             Box::new(Forward::new(framing.clone(), service, login, sending)) as Box<dyn Service>
         };
         let limits = self.limits.clone();
-        ServiceSource { make: Arc::new(make), forward: Arc::new(forward), limits }
+        ServiceSource { make: Arc::new(make), forward: Arc::new(forward), measured, limits }
     }
 
     /// Limits of the sessions of listeners and connectors that are added after this.
@@ -355,8 +365,10 @@ impl Builder {
         let link = |(index, engine, post)| (engine, self.link(post, usize::from(index)));
         let links = links.into_iter().map(link).collect();
         let (runners, runner_links) = self.logic_plans();
-        let handle = self.into_handle(links, runner_links, threads, seed);
-        if let Err(error) = spawn_all(&handle, runners, offload_threads) {
+        let watchdog = self.slow_handler.map(|limit| (limit, Parker::new()));
+        let waker = watchdog.as_ref().map(|(_, parker)| parker.waker());
+        let handle = self.into_handle(links, runner_links, threads, seed, waker);
+        if let Err(error) = spawn_all(&handle, runners, offload_threads, watchdog) {
             drop(starts);
             (0..workers).for_each(|_| handle.0.worker_ended());
             handle.join_workers();
@@ -400,11 +412,15 @@ impl Builder {
             ports.push((port, inbox));
         }
         let (runners, runner_links) = self.logic_plans();
-        let handle = self.into_handle(links, runner_links, Vec::new(), seed);
-        let runner = |plan: LogicPlan| plan.make_runner(handle.clone(), net.now()).0;
+        let handle = self.into_handle(links, runner_links, Vec::new(), seed, None);
+        let clock = || -> Clock {
+            let net = net.clone();
+            Box::new(move || net.now())
+        };
+        let runner = |plan: LogicPlan| plan.make_runner(handle.clone(), clock()).0;
         let runners = runners.into_iter().map(runner).collect();
         let make = |(plan, (port, inbox)): (Plan, _)| {
-            let (worker, listening) = plan.make_worker(port, inbox, handle.clone());
+            let (worker, listening) = plan.make_worker(port, inbox, handle.clone(), clock());
             listening.map(|()| worker)
         };
         let made = plans.into_iter().zip(ports).map(make).collect::<Result<_>>()?;
@@ -450,8 +466,10 @@ impl Builder {
         runners: Vec<RunnerLink>,
         threads: Vec<thread::JoinHandle<Report>>,
         seed: u64,
+        watchdog: Option<Waker>,
     ) -> Handle {
         let running = AtomicUsize::new(links.len());
+        let handler_times = self.sources().into_iter().map(|source| source.measured).collect();
         let (engines, workers) = links.into_iter().unzip();
         let handle = Handle(Arc::new(Links {
             workers,
@@ -462,6 +480,9 @@ impl Builder {
             addresses: Addresses::new(seed),
             runners,
             timed: Arc::default(),
+            handler_times,
+            slow_calls: AtomicU64::new(0),
+            watchdog,
             pool: Pool::new(self.offload_threads + self.offload_queue),
             memory: MemoryCap::new(self.send_memory_max),
             running,
@@ -634,7 +655,7 @@ impl Plan {
         // No handle comes if another worker could not start.
         let Ok(handle) = started.recv() else { return Report::default() };
         let links = Arc::clone(&handle.0);
-        let (mut worker, listening) = self.make_worker(port, inbox, handle);
+        let (mut worker, listening) = self.make_worker(port, inbox, handle, Box::new(Parker::now));
         let failed = listening.is_err();
         let _ = ready.send(Opened::Listening(listening));
         if failed {
@@ -668,6 +689,7 @@ impl Plan {
         port: Box<dyn CompletionPort>,
         inbox: Inbox<Command>,
         handle: Handle,
+        clock: Clock,
     ) -> (Worker, Result<()>) {
         let service = |(index, source): (usize, &ServiceSource)| {
             let service = match self.dispatch {
@@ -687,6 +709,7 @@ impl Plan {
                 socket_options: self.socket_options,
                 timer_tick_ns: self.timer_tick_ns,
                 seed: self.seed,
+                clock,
             },
         );
         let listening = self.listening.into_iter().try_for_each(|(service, listener)| {

@@ -10,7 +10,7 @@ mod deadline;
 mod meter;
 mod receive;
 
-use std::{collections::VecDeque, net::SocketAddr, rc::Rc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use wharf_port::{BufferPool, Close, FrameBuf, Gather, Socket, Time};
 
@@ -18,6 +18,7 @@ use crate::{
     framing::{Framing, Need},
     handle::Handle,
     handler::{CloseReason, SessionId},
+    handler_times::{Clock, Stopwatch},
     limits::Limits,
     log_limit::LogLimit,
     logic::Lanes,
@@ -26,6 +27,7 @@ use crate::{
     sending::{HeldBack, Sending},
     timer::{TimerId, Wheel},
     topic::{Membership, Part, Topics},
+    watch::Watch,
 };
 
 pub(crate) use self::{
@@ -141,6 +143,9 @@ pub(crate) struct Shared {
     pub(crate) frames_found: u64,
     /// The ways to the logic threads; none where handlers run on the worker itself.
     pub(crate) lanes: Lanes,
+    /// Which of its handlers' calls the thread is in.
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) stopwatch: Stopwatch,
     /// This is a logic thread's: its sessions' connections are on workers.
     pub(crate) is_remote: bool,
 }
@@ -153,6 +158,7 @@ impl Shared {
         timers: Wheel<TimerKey>,
         handle: Handle,
         framings: Vec<Rc<dyn Framing>>,
+        (watch, clock): (Arc<Watch>, Clock),
         is_remote: bool,
     ) -> Self {
         let lanes = if is_remote { Lanes::none() } else { Lanes::new(&handle) };
@@ -175,6 +181,8 @@ impl Shared {
             places: 0,
             frames_found: 0,
             lanes,
+            watch,
+            stopwatch: Stopwatch::new(clock),
             is_remote,
         }
     }
@@ -435,7 +443,10 @@ mod tests {
         logic::Pool,
         memory::MemoryCap,
     };
-    use std::sync::{Arc, Mutex, atomic::AtomicUsize};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize},
+    };
     use wharf_port::{
         Config, SocketOptions,
         sim::{Faults, SimNet},
@@ -456,6 +467,10 @@ mod tests {
         fn encode(&self, _: Packet<'_>, _: &mut [u8]) -> std::result::Result<usize, FramingError> {
             self.0
         }
+    }
+
+    fn still() -> (Arc<Watch>, Clock) {
+        (Arc::default(), Box::new(|| Time::ZERO))
     }
 
     /// Idle sessions are what a server has most of; their memory is what this takes, and a slot in
@@ -488,13 +503,16 @@ mod tests {
             runners: Vec::new(),
             pool: Pool::new(1),
             timed: Arc::default(),
+            handler_times: Vec::new(),
+            slow_calls: AtomicU64::new(0),
+            watchdog: None,
             memory: MemoryCap::new(0),
             running: AtomicUsize::new(0),
             ended: Mutex::new(Ended::Running(Vec::new())),
         };
         let timers = Wheel::new(0, crate::timer::TICK_NS);
         let (pool, handle) = (port.buffers().clone(), Handle(Arc::new(links)));
-        let mut shared = Shared::new(Time::ZERO, pool, timers, handle, Vec::new(), false);
+        let mut shared = Shared::new(Time::ZERO, pool, timers, handle, Vec::new(), still(), false);
         let packet = Packet { id: 0, session: 0, body: b"body" };
         for (encoded, expected) in [
             (Err(FramingError::BodyEmpty), Err(SendError::Framing(FramingError::BodyEmpty))),

@@ -148,6 +148,9 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
         runners: Vec::new(),
         pool: Pool::new(8),
         timed: Arc::default(),
+        handler_times: Vec::new(),
+        slow_calls: std::sync::atomic::AtomicU64::new(0),
+        watchdog: None,
         memory: MemoryCap::new(64 << 20),
         running: AtomicUsize::new(WORKERS),
         ended: Mutex::new(Ended::Running(Vec::new())),
@@ -158,8 +161,9 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
         Reconnect::Backoff { first: Duration::from_millis(20), max: Duration::from_secs(1) };
     let mut made = Vec::new();
     for (index, (port, inbox)) in ports.into_iter().zip(inboxes).enumerate() {
-        let served = Box::new(Logic::new(FRAMING, Served(Rc::clone(log)))) as Box<dyn Service>;
-        let asking = Box::new(Logic::new(FRAMING, Asking(Rc::clone(log))));
+        let served = Box::new(Logic::new(FRAMING, Served(Rc::clone(log)), &Arc::default()))
+            as Box<dyn Service>;
+        let asking = Box::new(Logic::new(FRAMING, Asking(Rc::clone(log)), &Arc::default()));
         let limits = Rc::new(limits.clone());
         let options = ConnectorOptions { reconnect, ..ConnectorOptions::default() };
         let mut worker = Worker::new(
@@ -173,6 +177,7 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
                 socket_options: SocketOptions::default(),
                 timer_tick_ns: crate::timer::TICK_NS,
                 seed,
+                clock: Box::new(|| wharf_port::Time::ZERO),
             },
         );
         let listener = shared.remove(0);

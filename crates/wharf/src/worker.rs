@@ -12,7 +12,7 @@ mod opening;
 mod orders;
 mod publishing;
 
-use std::{collections::BTreeMap, io, rc::Rc};
+use std::{collections::BTreeMap, io, rc::Rc, sync::Arc};
 
 use wharf_port::{
     Close, CompletionPort, Done, Gather, Inbox, Op, Outcome, ReceiveEnd, RecvBuffer,
@@ -23,6 +23,7 @@ use crate::{
     connector::{Attempt, Connector},
     handle::{Command, Handle, WorkerLink},
     handler::{CloseReason, SessionId},
+    handler_times::Clock,
     limits::Limits,
     listener::Listener,
     log_limit::LogLimit,
@@ -84,6 +85,7 @@ pub(crate) struct WorkerParts {
     pub(crate) socket_options: SocketOptions,
     pub(crate) timer_tick_ns: u64,
     pub(crate) seed: u64,
+    pub(crate) clock: Clock,
 }
 
 /// A listening socket for a worker.
@@ -100,10 +102,12 @@ impl Worker {
         let sending = services.iter().map(|service| service.sending()).collect();
         let framings = services.iter().map(|service| service.framing()).collect();
         let outbox = Some(Outbox::new(&parts.handle));
-        let slots_max = parts.handle.0.workers[usize::from(parts.index)].slots();
+        let link = &parts.handle.0.workers[usize::from(parts.index)];
+        let (slots_max, watch) = (link.slots(), Arc::clone(&link.watch));
         let timers = Wheel::new(now.as_nanos(), parts.timer_tick_ns);
         let pool = port.buffers().clone();
-        let shared = Shared::new(now, pool, timers, parts.handle, framings, false);
+        let watched = (watch, parts.clock);
+        let shared = Shared::new(now, pool, timers, parts.handle, framings, watched, false);
         Self {
             port,
             sessions: SessionTable::new(parts.index, slots_max),

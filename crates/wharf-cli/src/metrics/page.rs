@@ -4,14 +4,14 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet, text,
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use wharf::port::EngineInfo;
-use wharf::{CloseReason, Handle, Stats, TurnTimes};
+use wharf::{CloseReason, Handle, HandlerTimes, Stats, TurnTimes};
 
 /// What a server has counted until now.
 ///
@@ -19,7 +19,12 @@ use wharf::{CloseReason, Handle, Stats, TurnTimes};
 /// A sentence for whoever asks: a worker has more to do than it may.
 pub(super) fn of(served: &Handle) -> Result<String, String> {
     let stats = served.stats().map_err(|error| format!("{error}\n"))?;
-    let page = Page { stats, engine: served.engines()[0].clone(), workers: served.engines().len() };
+    let page = Page {
+        stats,
+        handlers: served.handler_times(),
+        engine: served.engines()[0].clone(),
+        workers: served.engines().len(),
+    };
     let mut registry = Registry::with_prefix("wharf");
     registry.register_collector(Box::new(page));
     let mut text = String::new();
@@ -30,6 +35,7 @@ pub(super) fn of(served: &Handle) -> Result<String, String> {
 #[derive(Debug)]
 struct Page {
     stats: Stats,
+    handlers: Vec<HandlerTimes>,
     engine: EngineInfo,
     workers: usize,
 }
@@ -51,6 +57,7 @@ impl Collector for Page {
             accept_errors,
             connected,
             connect_failures,
+            slow_calls,
             frames_received,
             bytes_received,
             rate_delays,
@@ -100,6 +107,7 @@ impl Collector for Page {
         out.counter("connected", "Connections made", connected)?;
         out.counter("connect_failures", "Connections that could not be made", connect_failures)?;
         out.closed(&closed)?;
+        out.counter("slow_calls", "Calls of handlers that took too long", slow_calls)?;
         out.counter("frames_received", "Frames handed to handlers", frames_received)?;
         out.counter("bytes_received", "Bytes received", bytes_received)?;
         out.counter("rate_delays", "Times that a session had to wait for its rate", rate_delays)?;
@@ -161,7 +169,8 @@ impl Collector for Page {
         out.gauge("blocks_in_use", "Pooled blocks in use", blocks_in_use)?;
         out.gauge("receives_parked", "Receives that wait for a buffer", receives_parked)?;
         out.gauge("timers", "Timers set", timers)?;
-        out.turns(&turn_times)
+        out.turns(&turn_times)?;
+        out.handlers(&self.handlers)
     }
 }
 
@@ -204,12 +213,38 @@ impl Out<'_, '_> {
     }
 
     fn turns(&mut self, times: &TurnTimes) -> fmt::Result {
-        let bounds = TurnTimes::BOUNDS.iter().map(std::time::Duration::as_secs_f64);
-        let bounds = bounds.chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(times.counts).collect();
-        let (help, count) = ("What a worker's turns took", times.counts.iter().sum());
-        self.0
-            .encode_descriptor("turn_seconds", help, None, MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(times.total_ns as f64 / 1e9, count, &buckets, None)
+        let help = "What a worker's turns took";
+        histogram(
+            self.0.encode_descriptor("turn_seconds", help, None, MetricType::Histogram)?,
+            times,
+        )
     }
+
+    /// Of each listener the packets that its handler registers, and all others as one.
+    fn handlers(&mut self, handlers: &[HandlerTimes]) -> fmt::Result {
+        let help = "What handling a frame took, by packet id; one frame in 61 is measured";
+        let mut family =
+            self.0.encode_descriptor("handler_seconds", help, None, MetricType::Histogram)?;
+        for handler in handlers {
+            let listener = handler.listener.map_or("none".to_owned(), |at| at.to_string());
+            let registered = handler.packets.iter();
+            let registered =
+                registered.map(|packet| (packet.id.to_string(), packet.name, &packet.times));
+            for (packet, name, times) in
+                registered.chain([("other".to_owned(), "", &handler.other)])
+            {
+                let labels = [("listener", listener.as_str()), ("packet", &packet), ("name", name)];
+                histogram(family.encode_family(&labels)?, times)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn histogram(mut out: MetricEncoder<'_>, times: &TurnTimes) -> fmt::Result {
+    let bounds = TurnTimes::BOUNDS.iter().map(std::time::Duration::as_secs_f64);
+    let bounds = bounds.chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(times.counts).collect();
+    let (sum, count) = (times.total_ns as f64 / 1e9, times.counts.iter().sum());
+    out.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
 }

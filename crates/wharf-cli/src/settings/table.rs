@@ -104,6 +104,14 @@ settings! {
             range: 0..=3_600_000,
             reason: "Shorter than the 30 s after which service managers commonly kill a process.",
         }
+        /// How long a call of a handler may take before the log names its packet, session and thread.
+        /// 0 turns it off.
+        slow_handler: Duration {
+            default: "100ms",
+            unit: "ms",
+            range: 0..=3_600_000,
+            reason: "What people begin to notice, and all sessions of that thread wait for as long. Found while it runs, so that one that never returns is named, too.",
+        }
         /// The most sessions at a time; connections beyond it are closed at once.
         max_sessions: u32 {
             default: "50000",

@@ -58,6 +58,10 @@ fn what_is_counted_is_shown() {
     ] {
         assert_eq!(value(&text, name), expected, "{name}");
     }
+    // With the two before, one in 61.
+    (0..59).for_each(|_| client.echo("again"));
+    let of = format!("{{listener=\"{}\",packet=\"other\",name=\"\"}}", serving.address());
+    assert_eq!(value(&page(address), &format!("wharf_handler_seconds_count{of}")), 1.0);
     let turns = value(&text, "wharf_turn_seconds_count");
     assert!(turns > 0.0 && value(&text, "wharf_turn_seconds_sum") > 0.0);
     assert_eq!(value(&text, "wharf_turn_seconds_bucket{le=\"+Inf\"}"), turns);

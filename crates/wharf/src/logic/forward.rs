@@ -21,6 +21,7 @@ use crate::{
     handler::CloseReason,
     sending::{Class, Sending, Sent},
     session::{Session, Shared},
+    watch::Doing,
 };
 
 pub(crate) struct Forward<F> {
@@ -64,7 +65,7 @@ impl<F: Framing + Clone> Service for Forward<F> {
     }
 
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]) {
-        finish_call(session, shared, |session, shared| {
+        finish_call(session, shared, Doing::Decode, |session, shared| {
             decode::frames(&self.framing, session, shared, bytes, |session, shared, frame| {
                 shared.lanes.push_frame(session, frame);
                 Ok(())

@@ -19,6 +19,7 @@ use crate::{
     handle::{Command, Handle, Links, refusal},
     handler::Context,
     session::Shared,
+    watch::Doing,
 };
 
 /// A closure on its way to the thread that owns its key.
@@ -207,14 +208,16 @@ impl Jobs {
         shared: &mut Shared,
         job: impl FnOnce(&mut Job<'_>),
     ) -> bool {
-        let Shared { now, handle, stats, .. } = shared;
+        let Shared { now, handle, stats, watch, .. } = shared;
         stats.jobs += 1;
+        watch.begin(Doing::Job, key);
         let state = self.states.entry(key).or_default();
         let ran = guard(|| {
             let mut cx = Job { key, now: *now, handle, state, stops: false };
             job(&mut cx);
             !cx.stops
         });
+        watch.end();
         if ran.is_none() {
             stats.job_panics += 1;
             tracing::error!(key, "a job panicked");

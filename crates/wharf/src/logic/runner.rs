@@ -4,7 +4,10 @@
 //! there goes back in order, through the outbox. Each session has a second half here: the same struct,
 //! of which it uses what a handler can see.
 
-use std::{rc::Rc, sync::mpsc};
+use std::{
+    rc::Rc,
+    sync::{Arc, mpsc},
+};
 
 use wharf_port::{BufferPool, Inbox, Time};
 
@@ -17,15 +20,18 @@ use super::{
 use crate::{
     handle::{Command, Handle},
     handler::{CloseReason, SessionId},
+    handler_times::Clock,
     limits::Limits,
     metrics::{Leftover, Report, Stats},
     session::{Hold, Meter, Session, Shared, Stage, TimerKey},
     timer::Wheel,
+    watch::Watch,
 };
 
 /// The way to one logic thread.
 pub(crate) struct RunnerLink {
     pub(crate) post: Way<Order>,
+    pub(crate) watch: Arc<Watch>,
 }
 
 /// What a logic thread is asked to do.
@@ -81,13 +87,15 @@ impl Runner {
         services: Vec<(Box<dyn Service>, Rc<Limits>)>,
         timer_tick_ns: u64,
         now: Time,
+        watched: (Arc<Watch>, Clock),
     ) -> Self {
         let (services, limits): (Vec<Box<dyn Service>>, _) = services.into_iter().unzip();
         let framings = services.iter().map(|service| service.framing()).collect();
         let outbox = Some(Outbox::new(&handle));
         let workers = handle.0.workers.len();
         let timers = Wheel::new(now.as_nanos(), timer_tick_ns);
-        let shared = Shared::new(now, BufferPool::new(false), timers, handle, framings, true);
+        let pool = BufferPool::new(false);
+        let shared = Shared::new(now, pool, timers, handle, framings, watched, true);
         Self {
             services,
             limits,

@@ -1,5 +1,7 @@
 //! Topics on a worker: what was published in a turn reaches the queues of its subscribers.
 
+use std::sync::Arc;
+
 use wharf_port::Frame;
 
 use super::Worker;
@@ -12,6 +14,7 @@ use crate::{
     sending::{Class, encode_alone},
     session::Shared,
     topic::{Membership, Part, Topic},
+    watch::Doing,
 };
 
 impl Shared {
@@ -60,7 +63,7 @@ impl Worker {
     pub(super) fn leave_topics(&mut self, id: SessionId) {
         let session = self.sessions.get(id).expect("still open");
         if session.memberships.is_some() {
-            let links = std::sync::Arc::clone(&self.shared.handle.0);
+            let links = Arc::clone(&self.shared.handle.0);
             let link = &links.workers[self.index];
             session.unsubscribe_all(&mut self.shared, |topic| link.topics.remove(topic));
         }
@@ -91,6 +94,8 @@ impl Worker {
                 continue;
             };
             let (shared, service) = (&mut self.shared, usize::from(session.service));
+            let watch = Arc::clone(&shared.watch);
+            watch.begin(Doing::Filter, id.as_u64());
             let prepared = guard(|| -> Result<_, SendError> {
                 if !filter(&session.describe(shared)) {
                     return Ok(None);
@@ -101,6 +106,7 @@ impl Worker {
                 }
                 Ok(frames[service].clone())
             });
+            watch.end();
             match prepared {
                 Some(Ok(Some(frame))) => {
                     session.settle(shared);

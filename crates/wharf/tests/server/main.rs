@@ -11,6 +11,7 @@ mod handlers;
 mod limits;
 mod listeners;
 mod protocol;
+mod slow;
 mod support;
 mod timers;
 mod topics;
