@@ -66,6 +66,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         }
     }
     findings.extend(documents::missing_tests(&sources));
+    findings.extend(documents::unknown_names(&sources));
     findings.extend(documents::readme_differences(root)?);
     findings.extend(course::findings(root)?);
     findings.extend(dependencies::findings(root)?);

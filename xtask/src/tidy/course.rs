@@ -103,21 +103,24 @@ fn is_excerpt(excerpt: &str, code: &str) -> bool {
     })
 }
 
-/// What a command names with `--example` or `--test` is a program of the package.
+/// What a command names with `--example` or `--test` is a program of the package that it names.
 fn unknown_targets(root: &Path, page: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for block in markdown::parse(&page.text).blocks.iter().filter(|block| block.language == "sh") {
-        let words: Vec<&str> = block.text.split_whitespace().collect();
-        for pair in words.windows(2) {
-            let folder = match pair[0] {
-                "--example" => "examples/examples",
-                "--test" => "examples/tests",
-                _ => continue,
+        for command in block.text.lines() {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            let after = |option: &str| words.windows(2).find(|w| w[0] == option).map(|w| w[1]);
+            let package = match after("-p") {
+                None | Some("wharf-examples") => "examples".to_owned(),
+                Some(package) => format!("crates/{package}"),
             };
-            let path = root.join(folder).join(pair[1]);
-            if !path.exists() && !path.with_extension("rs").exists() {
-                findings
-                    .push(page.finding(block.line, format!("there is no {folder}/{}", pair[1])));
+            for (option, folder) in [("--example", "examples"), ("--test", "tests")] {
+                let Some(name) = after(option) else { continue };
+                let path = format!("{package}/{folder}/{name}");
+                let full = root.join(&path);
+                if !full.exists() && !full.with_extension("rs").exists() {
+                    findings.push(page.finding(block.line, format!("there is no {path}")));
+                }
             }
         }
     }
@@ -237,6 +240,17 @@ mod tests {
         assert_eq!(found.len(), 1);
         let korean = text.replace("Minutes: ", "걸리는 시간(분): ").replace("error\n", "오류\n");
         assert_eq!(differences(&page(text), &page(&korean)).len(), 1);
+    }
+
+    #[test]
+    fn commands_name_programs_that_are_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let check =
+            |command: &str| unknown_targets(root, &page(&format!("```sh\n{command}\n```\n"))).len();
+        assert_eq!(check("cargo run -p wharf-examples --example step01_echo"), 0);
+        assert_eq!(check("cargo test -p wharf-port --test conformance"), 0);
+        assert_eq!(check("cargo test -p wharf-examples --test conformance"), 1);
+        assert_eq!(check("cargo run -p wharf-examples --example step99"), 1);
     }
 
     #[test]

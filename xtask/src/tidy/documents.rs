@@ -9,6 +9,7 @@ use crate::markdown::{self, Document, Link};
 
 const README: &str = "README.md";
 const README_KOREAN: &str = "README.ko.md";
+const GUIDE: &str = "docs/guide";
 const GUARANTEES: &str = "docs/guarantees.md";
 
 pub(super) fn broken_links(root: &Path, source: &Source) -> Vec<Finding> {
@@ -40,6 +41,27 @@ pub(super) fn missing_tests(sources: &[Source]) -> Vec<Finding> {
             let tests = row.rsplit('|').next().unwrap_or_default().split('`').skip(1).step_by(2);
             for name in tests.filter(|name| name.contains('_') && !is_there(name)) {
                 findings.push(source.finding(index + 1, format!("there is no test `{name}`")));
+            }
+        }
+    }
+    findings
+}
+
+/// A name with three underlines or more that a page of the guide has in backticks is in the code:
+/// most are tests.
+pub(super) fn unknown_names(sources: &[Source]) -> Vec<Finding> {
+    let is_there = |name: &str| {
+        let mut rust = sources.iter().filter(|source| source.has_extension("rs"));
+        rust.any(|source| source.text.contains(name))
+    };
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| source.path.starts_with(GUIDE)) {
+        for (index, line) in source.text.lines().enumerate() {
+            let names = line.split('`').skip(1).step_by(2);
+            let names =
+                names.filter(|name| name.chars().all(|c| c == '_' || c.is_ascii_lowercase()));
+            for name in names.filter(|name| name.matches('_').count() >= 3 && !is_there(name)) {
+                findings.push(source.finding(index + 1, format!("there is no `{name}`")));
             }
         }
     }
@@ -99,6 +121,16 @@ mod tests {
         let sources = [source(GUARANTEES, text), source("a.rs", "#[test]\nfn it_holds() {}\n")];
         let expected = sources[0].finding(2, "there is no test `it_held`");
         assert_eq!(missing_tests(&sources), [expected]);
+    }
+
+    #[test]
+    fn the_guide_names_what_is_in_the_code() {
+        let source = |path: &str, text: &str| Source { path: path.into(), text: text.to_owned() };
+        let text = "`it_holds_at_last` and `a_b`,\n`it_held_at_last`. `x/it_has_no_end.rs`\n";
+        let page = source("docs/guide/en/1.md", text);
+        let sources = [page, source("a.rs", "#[test]\nfn it_holds_at_last() {}\n")];
+        let expected = sources[0].finding(2, "there is no `it_held_at_last`");
+        assert_eq!(unknown_names(&sources), [expected]);
     }
 
     #[test]
