@@ -6,6 +6,9 @@
 #[path = "../../examples/dummy_clients.rs"]
 mod dummy_clients;
 #[expect(dead_code, reason = "its main function is not for tests")]
+#[path = "../../examples/reordering.rs"]
+mod reordering;
+#[expect(dead_code, reason = "its main function is not for tests")]
 #[path = "../../examples/step01_echo.rs"]
 mod step01;
 #[expect(dead_code, reason = "its main function is not for tests")]
@@ -37,4 +40,5 @@ mod lab;
 mod logic;
 mod measure;
 mod network;
+mod order;
 mod real;
