@@ -95,6 +95,14 @@ impl Running {
             .with_context(|| format!("`{}` printed `{line}` instead of an address", self.command))
     }
 
+    /// Waits for the first line.
+    ///
+    /// # Errors
+    /// When the server ends, or says nothing in time.
+    pub fn wait_for_line(&mut self) -> anyhow::Result<String> {
+        self.next_line(READY_WITHIN)
+    }
+
     /// Waits for the end, and returns the last line printed.
     ///
     /// # Errors

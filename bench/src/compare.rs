@@ -190,11 +190,12 @@ pub fn distance(args: &EchoArgs) -> anyhow::Result<f64> {
 /// # Errors
 /// When one of the cores cannot be used.
 pub fn distance_over(args: &EchoArgs, before: f64) -> anyhow::Result<Distance> {
-    Ok(classify(args, [before, distance(args)?]))
+    Ok(classify(args.near_below_ns, [before, distance(args)?]))
 }
 
-fn classify(args: &EchoArgs, distances_ns: [f64; 2]) -> Distance {
-    match distances_ns.map(|distance| distance < args.near_below_ns) {
+/// What follows from the distances before and after a run.
+pub fn classify(near_below_ns: f64, distances_ns: [f64; 2]) -> Distance {
+    match distances_ns.map(|distance| distance < near_below_ns) {
         [true, true] => Distance::Near,
         [false, false] => Distance::Far,
         _ => Distance::Changed,
@@ -302,7 +303,7 @@ fn run_once(
     let report = run_load(args, contestant, cell, addr, server.id(), args.seconds, false)?;
     let after = distance(args)?;
     server.stop(Signal::SIGTERM)?;
-    let distance = classify(args, [before, after]);
+    let distance = classify(args.near_below_ns, [before, after]);
     let contestant = contestant.name.clone();
     Ok(Run { round, contestant, distance_ns: [before, after], distance, report })
 }

@@ -4,7 +4,7 @@
 //! asked again in one send. The loop is closed, so it measures cost per message and the peak rate;
 //! it does not measure latency.
 
-mod meter;
+pub mod meter;
 mod pattern;
 
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! Echo servers compared with wharf on pinned cores: `wharf-bench echo`.
+//! Servers compared with wharf on pinned cores: `wharf-bench echo` and `fanout`.
 //!
 //! `peer`, `load` and `distance` are its parts; each also works alone.
 
@@ -7,6 +7,7 @@ mod cell;
 mod child;
 mod compare;
 mod contestant;
+mod fanout;
 mod load;
 mod machine;
 mod page;
@@ -23,7 +24,7 @@ use std::sync::atomic::Ordering;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version, about = "Compares echo servers with wharf on pinned cores")]
+#[command(version, about = "Compares servers with wharf on pinned cores")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -33,7 +34,9 @@ struct Cli {
 enum Command {
     /// Alternate all contestants over several rounds; print medians, spread and ratios
     Echo(compare::EchoArgs),
-    /// Everything: echo, storms, idle memory, latency at a rate, overload; writes docs/performance.md
+    /// Rooms: what a delivery costs, in wharf's chat and elsewhere; medians, spread and ratios
+    Fanout(fanout::FanoutArgs),
+    /// Everything: echo, fan-out, storms, idle memory, latency at a rate, overload; writes docs/performance.md
     All(suite::SuiteArgs),
     /// Serve as one of the peers, pinned to a core
     Peer {
@@ -48,6 +51,18 @@ enum Command {
     /// Put an echo server under load and print one line of JSON; exit status 1 if an answer was
     /// wrong
     Load(load::LoadArgs),
+    /// Serve a room as one of the peers of `fanout`, pinned to a core
+    FanPeer {
+        /// Which one
+        #[arg(value_enum)]
+        peer: fanout::FanPeer,
+        /// Where to listen; port 0 picks a free one
+        addr: SocketAddr,
+        /// The core to run on
+        core: usize,
+    },
+    /// Be the members of a room and print one line of JSON; exit status 1 if a delivery was wrong
+    FanLoad(fanout::FanLoadArgs),
     /// Print the time that a cache line takes between two cores and back, in nanoseconds
     Distance {
         /// One core
@@ -76,6 +91,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             ctrlc::set_handler(|| child::INTERRUPTED.store(true, Ordering::Relaxed))?;
             let all_answers_right = compare::run(&args)?;
             return Ok(if all_answers_right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Fanout(args) => {
+            ctrlc::set_handler(|| child::INTERRUPTED.store(true, Ordering::Relaxed))?;
+            let all_right = fanout::run(&args)?;
+            return Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::FanPeer { peer, addr, core } => fanout::serve(peer, addr, core)?,
+        Command::FanLoad(args) => {
+            let report = fanout::run_load(&args)?;
+            println!("{}", serde_json::to_string(&report)?);
+            if report.errors > 0 {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Command::All(args) => {
             ctrlc::set_handler(|| child::INTERRUPTED.store(true, Ordering::Relaxed))?;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::fanout::{self, FanoutArgs};
 use crate::suite::{Kind, OVERLOAD, Results, picture_folder, values};
 use crate::table::{self, Spread};
 
@@ -44,6 +45,10 @@ pub fn write(results: &Results, page: &Path) -> anyhow::Result<()> {
         let title = format!("server CPU per message, ns: {}", cell.cell.title());
         picture(&mut text, &format!("echo-{}", cell.cell), &title, &bars)?;
     }
+    text.push_str("## Fan-out, closed loop\n");
+    let fanout = FanoutArgs::beside(&results.settings.echo);
+    text.push_str(&fanout::markdown(&fanout, &results.fanout));
+    text.push('\n');
     for section in sections(results) {
         let _ = write!(
             text,

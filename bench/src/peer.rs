@@ -43,12 +43,7 @@ pub enum Peer {
 /// # Errors
 /// When the address cannot be bound, or the server fails.
 pub fn run(peer: Peer, addr: SocketAddr, core: usize) -> anyhow::Result<()> {
-    machine::pin_to(core)?;
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&addr.into()).with_context(|| format!("cannot bind {addr}"))?;
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from(socket);
+    let listener = listen(addr, core)?;
     let ready = |addr: SocketAddr| println!("ready {addr}");
     match peer {
         Peer::Floor => floor::serve(listener, ready),
@@ -61,4 +56,17 @@ pub fn run(peer: Peer, addr: SocketAddr, core: usize) -> anyhow::Result<()> {
         Peer::Glommio => glommio::serve(listener, ready),
     }
     .with_context(|| format!("{peer:?}"))
+}
+
+/// Listens on `addr`, with the calling thread pinned to `core`.
+///
+/// # Errors
+/// When the address cannot be bound, or there is no such core.
+pub fn listen(addr: SocketAddr, core: usize) -> anyhow::Result<TcpListener> {
+    machine::pin_to(core)?;
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into()).with_context(|| format!("cannot bind {addr}"))?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from(socket))
 }

@@ -18,6 +18,7 @@ use crate::cell::Cell;
 use crate::child::{Running, check_interrupted};
 use crate::compare::{self, CellResult, Distance, EchoArgs};
 use crate::contestant::Contestant;
+use crate::fanout::{self, FanResults, FanoutArgs};
 use crate::load::Framing;
 use crate::machine::Machine;
 use crate::page;
@@ -73,6 +74,7 @@ pub struct Results {
     pub machine: Machine,
     pub settings: SuiteArgs,
     pub cells: Vec<CellResult>,
+    pub fanout: FanResults,
     /// The fixed rate, messages per second.
     pub rate: Option<f64>,
     pub runs: Vec<ToolRun>,
@@ -102,6 +104,7 @@ pub fn run(args: &SuiteArgs) -> anyhow::Result<bool> {
         machine,
         settings: args.clone(),
         cells,
+        fanout: fanout::measure(&FanoutArgs::beside(&args.echo))?,
         rate: None,
         runs: Vec::new(),
         failures: Vec::new(),
@@ -137,7 +140,10 @@ pub fn run(args: &SuiteArgs) -> anyhow::Result<bool> {
     page::write(&results, &args.out)?;
     eprintln!("wrote {}", args.out.display());
     let all_echoes_right = results.cells.iter().all(CellResult::is_right);
-    Ok(all_echoes_right && results.failures.is_empty() && results.runs.iter().all(|run| run.right))
+    Ok(all_echoes_right
+        && results.fanout.is_right()
+        && results.failures.is_empty()
+        && results.runs.iter().all(|run| run.right))
 }
 
 /// Each contestant's median rate in the first cell, messages per second: over all runs, near or far,

@@ -11,7 +11,7 @@ use crate::syscalls::{Source, SyscallCount};
 /// Above this share of its core the load generator is what limits the rate.
 const LOAD_LIMIT: f64 = 0.9;
 /// Above this many cores of other processes the figures are disturbed.
-const DISTURBED: f64 = 0.05;
+pub const DISTURBED: f64 = 0.05;
 
 /// The middle of several values, and their ends.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
