@@ -95,6 +95,13 @@ enum Answer {
     },
 }
 
+impl Answer {
+    /// To a client that has sent something else than a request.
+    fn to_no_request(error: &io::Error) -> Self {
+        Self::Error { message: format!("this is not a request: {error}") }
+    }
+}
+
 /// A session as the channel, `wharf sessions --json` and programs that read either are told it.
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
 struct Session {
@@ -158,6 +165,40 @@ fn send(stream: &mut impl Write, message: impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(&Versioned { version: VERSION, message })?;
     line.push(b'\n');
     stream.write_all(&line)
+}
+
+/// For fuzzing: reads a request as the server does, and writes it again.
+///
+/// # Errors
+/// The line that is answered to what is no request.
+pub(crate) fn request_again(mut bytes: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
+    let mut line = Vec::new();
+    match receive::<Request>(&mut bytes, REQUEST_BYTES_MAX) {
+        Ok(request) => {
+            if let Request::Kick { session, .. } = &request {
+                // Whatever stands there is an id or none.
+                let _ = session.parse::<wharf::SessionId>();
+            }
+            send(&mut line, &request).expect("a request can be written");
+            Ok(line)
+        }
+        Err(error) => {
+            let answer = Answer::to_no_request(&error);
+            send(&mut line, answer).expect("an answer can be written");
+            Err(line)
+        }
+    }
+}
+
+/// For fuzzing: reads a line of an answer as a client does, and writes it again.
+///
+/// # Errors
+/// What the client is told of a line that is none.
+pub(crate) fn answer_again(mut bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let answer: Answer = receive(&mut bytes, ANSWER_BYTES_MAX)?;
+    let mut line = Vec::new();
+    send(&mut line, answer)?;
+    Ok(line)
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! What fuzzers call: the parsers of what comes from outside. No part of the public interface.
 
+use std::io;
+
+use crate::control;
 use crate::settings::{effective, load_text};
 
 /// Reads a configuration file's text and variables of the environment, and prints the result as
@@ -12,4 +15,20 @@ pub fn configuration(text: &str, environment: &[(String, String)]) -> Result<Str
         Ok(loaded) => Ok(effective(&loaded)),
         Err(problems) => Err(problems.to_string()),
     }
+}
+
+/// Reads what a client sends on the control channel, and writes the request again.
+///
+/// # Errors
+/// The line that the client is answered.
+pub fn control_request(bytes: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
+    control::request_again(bytes)
+}
+
+/// Reads a line that a server answers on the control channel, and writes it again.
+///
+/// # Errors
+/// What the client is told.
+pub fn control_answer(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    control::answer_again(bytes)
 }

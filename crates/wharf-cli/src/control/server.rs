@@ -93,7 +93,7 @@ fn answer(stream: Stream, controls: &Controls) -> io::Result<()> {
         Ok(request) => fulfil(request, controls, &mut stream)?,
         // A connection that is only opened and closed is how others see whether somebody is there.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-        Err(error) => Err(anyhow::anyhow!("this is not a request: {error}")),
+        Err(error) => return send(&mut stream, Answer::to_no_request(&error)),
     };
     let last = match outcome {
         Ok(()) => Answer::Done,
