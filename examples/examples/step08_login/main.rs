@@ -10,16 +10,16 @@ pub(crate) mod chat;
 pub(crate) mod online;
 pub(crate) mod packets;
 
-use std::{env, fmt::Debug, net::ToSocketAddrs, sync::Arc};
+use std::{env, error::Error, fmt::Debug, net::ToSocketAddrs, sync::Arc};
 
-use wharf::{Builder, Server, framing::LengthField};
+use wharf::{Builder, Server, framing::LengthField, port::Config};
 
 use self::{chat::Chat, online::Online};
 
-fn main() -> wharf::Result {
+fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:11021".to_owned());
     println!("step 8: a login on {address}");
-    server(address).run()
+    Ok(server(address).port(Config::from_env()?).run()?)
 }
 
 /// The server, which is still to be started.

@@ -12,9 +12,9 @@ pub(crate) mod packets;
 pub(crate) mod room;
 pub(crate) mod store;
 
-use std::{env, fmt::Debug, net::ToSocketAddrs, sync::Arc};
+use std::{env, error::Error, fmt::Debug, net::ToSocketAddrs, sync::Arc};
 
-use wharf::{Builder, Server, framing::LengthField};
+use wharf::{Builder, Server, framing::LengthField, port::Config};
 
 use self::{
     chat::Chat,
@@ -22,16 +22,13 @@ use self::{
     store::{Anybody, Redis, Store},
 };
 
-fn main() -> wharf::Result {
+fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:11021".to_owned());
     let url = env::args().nth(2).unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
     println!("step 10: rooms on {address}, passwords in {url}");
-    let store: Arc<dyn Store> = if url == "open" {
-        Arc::new(Anybody)
-    } else {
-        Arc::new(Redis::new(&url).expect("the second argument is `open` or the URL of a Redis"))
-    };
-    server(address, store).run()
+    let store: Arc<dyn Store> =
+        if url == "open" { Arc::new(Anybody) } else { Arc::new(Redis::new(&url)?) };
+    Ok(server(address, store).port(Config::from_env()?).run()?)
 }
 
 /// The server, which is still to be started.

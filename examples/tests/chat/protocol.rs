@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use wharf::{Builder, testing::for_seeds};
+use wharf::{Builder, port::Config, testing::for_seeds};
 
 use crate::{
     guest::{ADDRESS, Guest, simulate},
@@ -31,7 +31,8 @@ fn step_8_the_bytes_are_those_of_the_protocol() {
     login.extend_from_slice(b"pw");
     login.resize(5 + 66, 0);
     for server in SERVERS {
-        let server = server("127.0.0.1:0").workers(1).start().unwrap();
+        let server =
+            server("127.0.0.1:0").workers(1).port(Config::from_env().unwrap()).start().unwrap();
         let mut stream = TcpStream::connect(server.local_addrs()[0]).unwrap();
         // An echo, whose type nobody looks at, and a login, in one segment.
         let both = [b"\x08\x00\x01\x00\x07abc".as_slice(), &login].concat();

@@ -10,6 +10,7 @@ use std::{
 
 use wharf::{
     packet::{Packet, TextRef},
+    port::Config,
     testing::{Simulation, for_seeds},
 };
 
@@ -202,7 +203,11 @@ fn step_10_all_members_see_what_is_said_in_one_order_and_nobody_else_does() {
 
 #[test]
 fn step_10_the_bytes_are_those_of_the_protocol() {
-    let server = step10::server("127.0.0.1:0", Arc::new(Anybody)).workers(1).start().unwrap();
+    let server = step10::server("127.0.0.1:0", Arc::new(Anybody))
+        .workers(1)
+        .port(Config::from_env().unwrap())
+        .start()
+        .unwrap();
     let mut stream = TcpStream::connect(server.local_addrs()[0]).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let [id, password] = ["user0", "pw"].map(|text| TextRef::new(text).unwrap());

@@ -13,7 +13,7 @@ use std::{
 };
 
 use redis::Commands;
-use wharf::{Handle, packet::Packet, testing::for_seeds};
+use wharf::{Handle, packet::Packet, port::Config, testing::for_seeds};
 
 use crate::{
     guest::{ADDRESS, Guest, simulate},
@@ -98,7 +98,13 @@ fn finish(server: &Handle) {
 fn step_9_while_the_store_thinks_everybody_else_is_served() {
     let (verdicts, store) = mpsc::channel();
     let server = step09::server("127.0.0.1:0", Arc::new(Slow(Mutex::new(store))));
-    let server = server.workers(1).offload_threads(1).offload_queue(1).start().unwrap();
+    let server = server
+        .workers(1)
+        .offload_threads(1)
+        .offload_queue(1)
+        .port(Config::from_env().unwrap())
+        .start()
+        .unwrap();
     let [mut ann, mut bob, mut cyd] = [(); 3].map(|()| Client::connect(&server));
     ann.say_login("ann", "pw");
     ann.say_echo();
@@ -194,7 +200,7 @@ fn step_9_redis_down_at_the_start_up_killed_up_again_and_stopped() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("redis://127.0.0.1:{port}");
     let server = step09::server("127.0.0.1:0", Arc::new(Redis::new(&url).unwrap()));
-    let server = server.workers(1).start().unwrap();
+    let server = server.workers(1).port(Config::from_env().unwrap()).start().unwrap();
     let [mut ann, mut bob] = [(); 2].map(|()| Client::connect(&server));
     assert_eq!(ann.login("ann", "pw"), 63, "down at the start");
     ann.say_echo();

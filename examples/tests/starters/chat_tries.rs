@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use wharf::{Server, framing::LengthField, packet::Packet};
+use wharf::{Server, framing::LengthField, packet::Packet, port::Config};
 
 use crate::{
     guest::{ADDRESS, Guest, simulate},
@@ -54,7 +54,11 @@ fn step_9_asks_the_store_where_nobody_waits() {
             router.handler(step09::chat::Chat { online: Arc::clone(&online), store: store.clone() })
         };
         let server = Server::builder().workers(1);
-        let server = server.listen("127.0.0.1:0", LengthField::TUTORIAL, chat).start().unwrap();
+        let server = server
+            .listen("127.0.0.1:0", LengthField::TUTORIAL, chat)
+            .port(Config::from_env().unwrap())
+            .start()
+            .unwrap();
         let mut stream = TcpStream::connect(server.local_addrs()[0]).unwrap();
         stream.write_all(&login("ann")).unwrap();
         let mut answer = [0; 7];
