@@ -2,7 +2,7 @@
 //! areas in which players see each other.
 //!
 //! ```text
-//! cargo run --release --example arena
+//! cargo run --release --example arena                 (or with another address behind `--`)
 //! wharf bench arena --addr 127.0.0.1:9010 --connections 500
 //! ```
 //!
@@ -179,7 +179,8 @@ pub(crate) fn start(address: &str) -> wharf::Result<Handle> {
 }
 
 fn main() -> wharf::Result {
-    let handle = start("127.0.0.1:9010")?;
+    let address = std::env::args().nth(1);
+    let handle = start(address.as_deref().unwrap_or("127.0.0.1:9010"))?;
     println!("ready arena={}", handle.local_addrs()[0]);
     wharf::drain_on_signal(&handle, Duration::from_secs(10))?;
     let stats = handle.join()?.stats;

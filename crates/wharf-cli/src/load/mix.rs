@@ -215,13 +215,18 @@ mod tests {
                     [[group]]\nkind = \"echo\"\nrate = 500\nsize = \"16..64\"\n\
                     [[group]]\nname = \"held\"\nkind = \"idle\"\nconnections = 900\n\
                     [[group]]\nkind = \"connect\"\nrate = 12.5\naddr = \"127.0.0.1:2\"\n\
-                    [[group]]\nkind = \"chat\"\nrooms = 3\nstay = \"2s\"\n";
+                    [[group]]\nkind = \"chat\"\nrooms = 3\nstay = \"2s\"\n\
+                    [[group]]\nname = \"field\"\nkind = \"arena\"\nrate = 70\n";
         let mix: Mix = text.parse().unwrap();
         assert_eq!(mix.times().unwrap(), [3, 1].map(|s| Some(Duration::from_secs(s))));
         let groups = groups(text).unwrap();
         let shown: Vec<_> =
             groups.iter().map(|group| (group.name.as_str(), group.connections)).collect();
-        assert_eq!(shown, [("group 1", 50), ("held", 900), ("group 3", 50), ("group 4", 50)]);
+        assert_eq!(
+            shown,
+            [("group 1", 50), ("held", 900), ("group 3", 50), ("group 4", 50), ("field", 50)]
+        );
+        assert_eq!(groups[4].rate().unwrap().to_string(), "70");
         assert!(matches!(&groups[0].kind, Kind::Echo(Traffic { rate: Some(_), depth: 1024, .. })));
         assert!(matches!(groups[2].kind, Kind::Connect { rate: Some(12.5), messages: 1, .. }));
         assert_eq!((groups[2].addr.port(), groups[3].framing), (2, Framing::Tutorial));
