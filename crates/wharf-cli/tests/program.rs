@@ -225,6 +225,17 @@ fn an_address_in_use_is_told_in_the_systems_words_and_with_its_number() {
     assert!(!cfg!(windows) || number == 10048, "{errors}");
 }
 
+/// Number 2 on every system, with words of its own on each; Wine has words for it, and none for sockets.
+#[test]
+fn a_file_that_is_not_there_is_told_in_the_systems_words_and_with_its_number() {
+    let directory = empty();
+    let (status, _, errors) = run(wharf(&directory).args(["--config", "none.toml"]));
+    assert_eq!(status, 2, "{errors}");
+    let words = std::io::Error::from_raw_os_error(2).to_string();
+    assert!(words.ends_with(" (os error 2)") && !words.contains("FormatMessage"), "{words}");
+    check_contains(&errors, &["none.toml", &words]);
+}
+
 #[test]
 fn doctor_names_a_taken_port_and_who_has_it() {
     let directory = empty();
