@@ -109,7 +109,9 @@ pub struct Limits {
     /// is received from it; receiving goes on at half of it. A handler that takes its time is not
     /// asked for more, and costs the others nothing. Without logic threads no frame ever waits.
     pub logic_queue_bytes_max: usize,
-    /// Bytes that may arrive from one session before the others have had their turn (16 KiB).
+    /// Bytes that may arrive from one session before the others have had their turn (16 KiB). Where
+    /// many send as much as they can, it is one buffer (4 KiB), so that their turn comes soon enough: of
+    /// 1,000 on one worker, each has a frame handled in every 4,000 completions.
     pub receive_credit_bytes: u32,
 }
 

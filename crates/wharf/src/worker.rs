@@ -62,6 +62,8 @@ pub(crate) struct Worker {
     draining: bool,
     /// When what is left is aborted.
     drain_deadline: Option<(Time, TimerId)>,
+    /// So many have been routed; wraps around.
+    completions: u32,
     // Kept between turns for their room.
     done: Vec<Done>,
     commands: Vec<Command>,
@@ -128,6 +130,7 @@ impl Worker {
             index: usize::from(parts.index),
             draining: false,
             drain_deadline: None,
+            completions: 0,
             done: Vec::new(),
             commands: Vec::new(),
             due: Vec::new(),
@@ -196,6 +199,7 @@ impl Worker {
         self.shared.now = now;
         self.outbox.take().expect("turns do not nest").enter();
         let mut done = std::mem::take(&mut self.done);
+        self.completions = self.completions.wrapping_add(done.len() as u32);
         for completion in done.drain(..) {
             self.route(completion);
         }
@@ -396,7 +400,11 @@ impl Worker {
         session.receiving.in_flight = false;
         session.receiving.pausing = false;
         let failed = match end {
-            ReceiveEnd::CreditSpent | ReceiveEnd::Paused | ReceiveEnd::Cancelled => None,
+            ReceiveEnd::CreditSpent => {
+                session.receiving.spent(self.completions);
+                None
+            }
+            ReceiveEnd::Paused | ReceiveEnd::Cancelled => None,
             ReceiveEnd::EndOfStream => {
                 session.receiving.over = true;
                 None

@@ -97,7 +97,7 @@ impl Session {
     /// How many bytes the next receive may bring: what the rate allows, if that is less than a turn.
     #[inline]
     pub(crate) fn receive_credit_bytes(&self, now: Time) -> u32 {
-        let turn_bytes = self.limits.receive_credit_bytes;
+        let turn_bytes = self.receiving.share(self.limits.receive_credit_bytes);
         match (&self.meter, self.limits.bytes_per_second) {
             (Some(meter), Some(rate)) => {
                 let room = (now + BURST).since(meter.bytes_due).min(BURST);

@@ -53,6 +53,10 @@ pub(crate) struct Receiving {
     /// The stream has ended or failed: no receive will be submitted again.
     pub(crate) over: bool,
     holds: Holds,
+    /// It has spent a credit soon after the one before: few others had to wait meanwhile.
+    quick: bool,
+    /// How many completions the worker had seen when a credit was spent last; wraps around.
+    spent_at: u32,
     /// While it runs: the time at which the clock would have shown 0. While it stands: what it shows.
     clock_ns: u64,
     /// What the clock showed when bytes arrived last.
@@ -66,9 +70,24 @@ impl Receiving {
             pausing: false,
             over: false,
             holds: Holds::default(),
+            quick: false,
+            spent_at: 0,
             clock_ns: now.as_nanos(),
             last: Time::ZERO,
         }
+    }
+
+    /// A credit is spent, after so many completions of the worker.
+    pub(crate) fn spent(&mut self, completions: u32) {
+        self.quick = completions.wrapping_sub(self.spent_at) <= QUICK_COMPLETIONS;
+        self.spent_at = completions;
+    }
+
+    /// How much of a credit of `bytes_max` the next receive has: all of it where few others have to wait
+    /// for their turn, one buffer where many do.
+    #[inline]
+    pub(crate) fn share(&self, bytes_max: u32) -> u32 {
+        if self.quick { bytes_max } else { bytes_max.min(SHARE_BYTES) }
     }
 
     #[inline]
@@ -111,10 +130,30 @@ impl Receiving {
     }
 }
 
+/// Two credits spent within so many completions of the worker are quick. A round of all sessions that
+/// send may have 4,000; where those of one buffer each take a quarter of that, there is room for more.
+const QUICK_COMPLETIONS: u32 = 1000;
+
+/// What a session has of its credit where many send: a receive buffer of the default size.
+const SHARE_BYTES: u32 = 4096;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    /// More than a buffer at a time is for those whom few others wait for.
+    #[test]
+    fn a_credit_is_larger_where_there_are_few_others() {
+        let mut receiving = Receiving::new(Time::ZERO);
+        let mut share = |completions| {
+            receiving.spent(completions);
+            [1 << 20, 16 * 1024, 100].map(|max| receiving.share(max))
+        };
+        let (one, all) = ([4096, 4096, 100], [1 << 20, 16 * 1024, 100]);
+        let spent = [u32::MAX - 3000, u32::MAX - 2000, 5, 1005, 1006, 9000];
+        assert_eq!(spent.map(&mut share), [one, all, one, all, all, one]);
+    }
 
     fn at(seconds: u64) -> Time {
         Time::ZERO + Duration::from_secs(seconds)
