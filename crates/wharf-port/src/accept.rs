@@ -55,38 +55,57 @@ impl AcceptFailure {
 /// (64), so that a flood of them does not hold up those who are served.
 pub const TURNED_AWAY_MAX: usize = 64;
 
-/// A descriptor that is kept so that there is one to accept with when there is no other.
+/// A descriptor that is kept so that there is one to accept with when there is no other: one for all
+/// ports, as the limit is the process's.
 #[cfg(unix)]
-#[derive(Debug)]
-pub(crate) struct Reserve(Option<socket2::Socket>);
+pub(crate) mod reserve {
+    use std::{
+        io,
+        os::fd::AsRawFd,
+        sync::{Mutex, MutexGuard, PoisonError},
+    };
 
-#[cfg(unix)]
-impl Reserve {
-    pub(crate) fn new() -> Self {
-        let mut reserve = Self(None);
-        reserve.hold();
-        reserve
-    }
+    use socket2::{Domain, Socket, Type};
+
+    use super::{AcceptFailure, TURNED_AWAY_MAX};
+
+    static RESERVE: Mutex<Option<Socket>> = Mutex::new(None);
 
     /// Takes the descriptor, if it is not held. A socket of its own, no duplicate of another: that
     /// would free nothing where the whole system has none left (`ENFILE`).
-    pub(crate) fn hold(&mut self) {
-        if self.0.is_none() {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-            self.0 = socket.ok();
+    pub(crate) fn hold() -> MutexGuard<'static, Option<Socket>> {
+        let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+        if reserve.is_none() {
+            *reserve = Socket::new(Domain::IPV4, Type::STREAM, None).ok();
         }
+        reserve
     }
 
-    /// Gives the descriptor up to accept, and close, what waits on a listener that does not block;
-    /// takes it again afterwards. Says how many, and calls `count` for each system call.
-    pub(crate) fn turn_away(&mut self, listener: &socket2::Socket, count: impl Fn()) -> usize {
-        self.hold();
-        if self.0.take().is_none() {
-            return 0;
+    /// Lets a connection in. Where the descriptor has been lost, the connection's own takes its place
+    /// instead: those who come later are to see an end, too.
+    ///
+    /// # Errors
+    /// It took its place, and the connection is closed.
+    pub(crate) fn admit(connection: Socket) -> io::Result<Socket> {
+        if hold().is_some() {
+            return Ok(connection);
         }
-        count();
+        drop(connection);
+        drop(hold());
+        Err(io::Error::from_raw_os_error(libc::EMFILE))
+    }
+
+    /// Gives the descriptor up to accept, and close, what waits on a listener that only the caller
+    /// accepts from; takes it again afterwards. Says how many, and calls `count` for each system call.
+    pub(crate) fn turn_away(listener: &Socket, count: impl Fn()) -> usize {
+        let mut reserve = hold();
         let mut closed = 0;
         for _ in 0..TURNED_AWAY_MAX {
+            count();
+            if reserve.is_none() && closed == 0 || !has_waiting(listener) {
+                break;
+            }
+            drop(reserve.take());
             count();
             match listener.accept() {
                 Ok(connection) => {
@@ -95,12 +114,20 @@ impl Reserve {
                     closed += 1;
                 }
                 Err(error) if AcceptFailure::of(&error) == AcceptFailure::Connection => {}
-                Err(_) => break, // none waits, or somebody else was faster to take the descriptor
+                Err(_) => break, // somebody else was faster to take the descriptor
             }
         }
-        count();
-        self.hold();
+        drop(reserve);
+        drop(hold());
         closed
+    }
+
+    /// Whether accepting would not wait.
+    fn has_waiting(listener: &Socket) -> bool {
+        let mut asked = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, of ours and of the right type; poll(2) writes to nothing else.
+        let ready = unsafe { libc::poll(&raw mut asked, 1, 0) };
+        ready > 0 && asked.revents & libc::POLLIN != 0
     }
 }
 

@@ -56,7 +56,9 @@ pub trait CompletionPort {
     /// Binds an accepted socket (or a `TcpStream`) to this port for life (P10).
     ///
     /// # Errors
-    /// What the system says if it cannot register the socket; the socket is closed then.
+    /// What the system says if it cannot register the socket; or there is no descriptor left beside the
+    /// socket's, so that the next one could not be [turned away](Self::turn_away). The socket is closed
+    /// then.
     fn adopt(&mut self, socket: UnboundSocket) -> io::Result<Socket>;
 
     /// Binds a listening socket to this port for life.
@@ -88,9 +90,10 @@ pub trait CompletionPort {
 
     /// Closes connections that wait on a listener with no accept in flight, at most
     /// [`TURNED_AWAY_MAX`](crate::TURNED_AWAY_MAX) of them; says how many. Works where accepting
-    /// fails for want of a descriptor: the port keeps one for this, gives it up, and takes it again
-    /// afterwards. 0 where nobody waits, where that one has been lost to somebody else meanwhile (it
-    /// is taken again as soon as one is free), and on Windows, which has no such limit.
+    /// fails for want of a descriptor: the process keeps one for this, which is given up and taken again
+    /// afterwards. 0 where nobody waits, where that one has been lost to somebody else meanwhile (it is
+    /// taken again as soon as one is free, at the latest by [`adopt`](Self::adopt)), and on Windows,
+    /// which has no such limit.
     ///
     /// # Panics
     /// If an accept is in flight.

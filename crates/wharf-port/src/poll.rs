@@ -30,7 +30,7 @@ use mio::{Events, Interest, unix::SourceFd};
 
 use self::entry::Entry;
 use crate::{
-    accept::Reserve,
+    accept::reserve,
     buffer::{BufferPool, FreeList, Gather, RecvPool},
     clock,
     config::{Config, SecondSend},
@@ -56,6 +56,7 @@ pub(crate) fn open(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let poll = mio::Poll::new()?;
+    drop(reserve::hold());
     let kick = mio::Waker::new(poll.registry(), WAKER)?;
     let flag = WakeFlag::new();
     let core = Core {
@@ -79,7 +80,6 @@ pub(crate) fn open(
         core,
         poll_skipped: false,
         stale_events: 0,
-        reserve: Reserve::new(),
         buffers: BufferPool::new(config.guard_pages),
         waker: Waker::new(flag.clone(), Kick::Mio(std::sync::Arc::new(kick))),
         flag,
@@ -100,7 +100,6 @@ struct PollPort {
     /// Whether the last `wait` returned what it had without looking for events.
     poll_skipped: bool,
     stale_events: u64,
-    reserve: Reserve,
     buffers: BufferPool,
     flag: WakeFlag,
     waker: Waker,
@@ -259,6 +258,7 @@ impl PollPort {
 impl CompletionPort for PollPort {
     fn adopt(&mut self, socket: UnboundSocket) -> io::Result<Socket> {
         let Stream::Os(os) = socket.0 else { return Err(simulated()) };
+        let os = reserve::admit(os)?;
         system::prepare_stream(&os, &self.core)?;
         self.insert(Entry::stream(os), true)
     }
@@ -328,7 +328,7 @@ impl CompletionPort for PollPort {
     fn turn_away(&mut self, listener: Socket) -> usize {
         let entry = self.sockets.get_mut(listener).expect("the listener is open, and of this port");
         assert!(entry.is_idle(), "an accept is in flight");
-        self.reserve.turn_away(entry.os(), || self.core.count_system_call())
+        reserve::turn_away(entry.os(), || self.core.count_system_call())
     }
 
     fn pause(&mut self, socket: Socket) {
@@ -356,7 +356,6 @@ impl CompletionPort for PollPort {
         assert!(idle, "a socket is closed with nothing in flight (P7)");
         let entry = self.sockets.remove(socket).expect("found above");
         entry.close(how, &self.core);
-        self.reserve.hold();
     }
 
     fn local_addr(&self, socket: Socket) -> io::Result<SocketAddr> {

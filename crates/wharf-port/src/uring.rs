@@ -37,7 +37,7 @@ use self::{
     ring::Ring,
 };
 use crate::{
-    accept::Reserve,
+    accept::reserve,
     buffer::{BufferPool, FreeList, Gather, RecvPool},
     clock,
     config::{Config, SecondSend},
@@ -81,7 +81,6 @@ struct UringPort {
     in_kernel: usize,
     buffer_shortages: u64,
     stale_completions: u64,
-    reserve: Reserve,
 }
 
 struct Settings {
@@ -149,8 +148,8 @@ impl UringPort {
             in_kernel: 0,
             buffer_shortages: 0,
             stale_completions: 0,
-            reserve: Reserve::new(),
         };
+        drop(reserve::hold());
         port.ring.enable()?;
         let cap = probe::run(&mut port.ring, &port.pool, config.uring.receive_cap)?;
         let buffer_bytes = config.receive_buffer_bytes;
@@ -237,7 +236,10 @@ impl CompletionPort for UringPort {
     fn adopt(&mut self, socket: UnboundSocket) -> io::Result<Socket> {
         match socket.0 {
             // Whether it blocks is found out when it matters: see `Record::made_blocking`.
-            Stream::Os(socket) => Ok(self.insert(socket)),
+            Stream::Os(socket) => {
+                let socket = reserve::admit(socket)?;
+                Ok(self.insert(socket))
+            }
             Stream::Sim(_) => Err(foreign("a simulated connection")),
         }
     }
@@ -282,20 +284,7 @@ impl CompletionPort for UringPort {
     fn turn_away(&mut self, listener: Socket) -> usize {
         let record = self.records.get(listener).expect("a listener of this port, not closed");
         assert!(record.is_idle(), "an accept is in flight");
-        // What the ring accepts on must block, or an accept with nobody there would fail.
-        let flag = |nonblocking| {
-            self.ring.count_system_call();
-            record.socket.set_nonblocking(nonblocking)
-        };
-        if let Err(error) = flag(true) {
-            tracing::debug!(%error, "nobody can be turned away");
-            return 0;
-        }
-        let closed = self.reserve.turn_away(&record.socket, || self.ring.count_system_call());
-        if let Err(error) = flag(false) {
-            tracing::error!(%error, "a listener stays one that does not block");
-        }
-        closed
+        reserve::turn_away(&record.socket, || self.ring.count_system_call())
     }
 
     fn pause(&mut self, socket: Socket) {
@@ -341,7 +330,6 @@ impl CompletionPort for UringPort {
         }
         self.ring.count_system_call();
         drop(record);
-        self.reserve.hold();
     }
 
     fn local_addr(&self, socket: Socket) -> io::Result<SocketAddr> {

@@ -42,6 +42,8 @@
 
 mod addresses;
 mod connector;
+#[cfg(all(test, any(unix, windows)))]
+mod crowd_tests;
 mod error;
 #[cfg(all(test, any(unix, windows)))]
 mod fairness_tests;

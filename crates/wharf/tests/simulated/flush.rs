@@ -133,15 +133,15 @@ fn what_is_held_back_counts() {
     let server = server.listen(ADDRESS, FRAMING, || Game);
     let mut sim = server.simulate(1, Faults::none()).unwrap();
     let client = sim.connect(ADDRESS, FRAMING);
-    for _ in 0..20 {
+    for _ in 0..28 {
         client.send(&[7; 1000]);
         sim.run();
     }
     assert!(client.received().is_empty());
     sim.run_for(seconds(11));
-    assert!((1..20).contains(&client.received().len()), "not received from above the mark");
+    assert!((1..28).contains(&client.received().len()), "not received from above the mark");
     sim.run_for(seconds(10));
-    assert_eq!(client.received().len(), 20);
+    assert_eq!(client.received().len(), 28);
     assert_eq!(sim.finish().stats.soft_marks_crossed, 1);
 }
 
