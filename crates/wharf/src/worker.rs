@@ -54,7 +54,7 @@ pub(crate) struct Worker {
     inbox: Inbox<Command>,
     jobs: Jobs,
     /// `None` during a turn: then the thread has it.
-    outbox: Option<Outbox>,
+    outbox: Option<Box<Outbox>>,
     shared: Shared,
     socket_options: SocketOptions,
     random: u64,

@@ -104,7 +104,7 @@ struct Written {
 
 thread_local! {
     /// The outbox of the turn that this thread runs.
-    static CURRENT: RefCell<Option<Outbox>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Box<Outbox>>> = const { RefCell::new(None) };
 }
 
 impl<T: Parcel> Way<T> {
@@ -254,24 +254,25 @@ pub(crate) fn forget_turn() {
 }
 
 impl Outbox {
-    pub(crate) fn new(handle: &Handle) -> Self {
+    /// Boxed, so that a turn moves a pointer in and out.
+    pub(crate) fn new(handle: &Handle) -> Box<Self> {
         let links = &handle.0;
         let written = |_: &_| Written { bytes: None, place: 0, home: Arc::default() };
-        Self {
+        Box::new(Self {
             workers: links.workers.iter().map(|worker| worker.post.lane()).collect(),
             runners: links.runners.iter().map(|runner| runner.post.lane()).collect(),
             written: links.workers.iter().map(written).collect(),
-        }
+        })
     }
 
     /// Begins a turn on this thread.
-    pub(crate) fn enter(self) {
+    pub(crate) fn enter(self: Box<Self>) {
         let before = CURRENT.replace(Some(self));
         debug_assert!(before.is_none(), "turns do not nest");
     }
 
     /// Ends the turn on this thread and hands over what it had for others.
-    pub(crate) fn leave() -> Self {
+    pub(crate) fn leave() -> Box<Self> {
         let mut outbox = CURRENT.take().expect("a turn is over");
         for (lane, written) in outbox.workers.iter_mut().zip(&mut outbox.written) {
             if let Some(bytes) = written.bytes.take() {

@@ -55,7 +55,7 @@ pub(crate) struct Runner {
     jobs: Jobs,
     inbox: Inbox<Order>,
     /// `None` during a turn: then the thread has it.
-    outbox: Option<Outbox>,
+    outbox: Option<Box<Outbox>>,
     stopped: bool,
     // Kept between turns for their room.
     orders: Vec<Order>,
