@@ -45,7 +45,13 @@ impl AcceptFailure {
         }
     }
 
-    #[cfg(not(unix))]
+    #[cfg(windows)]
+    fn of_code(code: i32) -> Self {
+        use windows_sys::Win32::Networking::WinSock::WSAEMFILE;
+        if code == WSAEMFILE { Self::Descriptors } else { Self::Other }
+    }
+
+    #[cfg(not(any(unix, windows)))]
     fn of_code(_: i32) -> Self {
         Self::Other
     }

@@ -409,7 +409,9 @@ impl World {
 fn descriptors_exhausted() -> io::Error {
     #[cfg(unix)]
     return io::Error::from_raw_os_error(libc::EMFILE);
-    #[cfg(not(unix))]
+    #[cfg(windows)]
+    return io::Error::from_raw_os_error(windows_sys::Win32::Networking::WinSock::WSAEMFILE);
+    #[cfg(not(any(unix, windows)))]
     return io::Error::other("no descriptor is left");
 }
 
