@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use wharf::{
     Class, Context, FlushPolicy, Frame, Handle, Handler, Job, SendError, Server, SessionId, Topic,
-    framing::LengthField, packet::Packet,
+    framing::LengthField, packet::Packet, port::Config,
 };
 
 wharf::packet! {
@@ -172,6 +172,7 @@ impl Handler for Players {
 /// Starts an arena; it goes on until the handle drains it.
 pub(crate) fn start(address: &str) -> wharf::Result<Handle> {
     Server::builder()
+        .port(Config::from_env().map_err(wharf::Error::handler)?)
         .flush(FlushPolicy::Every(TICK.as_millis() as u32))
         .listen(address, LengthField::STUDY, || Players)
         .every(TICK, ARENA, tick)

@@ -63,6 +63,7 @@ fn compare(now: &Settings, loaded: &Loaded) -> Done {
     for (definition, origin) in DEFINITIONS.iter().zip(&loaded.origins) {
         let (before, after) = ((definition.toml)(now), (definition.toml)(&loaded.settings));
         if before != after {
+            let (before, after) = (without_password(before), without_password(after));
             let line = format!("{} = {after} ({origin}), was {before}", definition.key);
             let list =
                 if is_reloadable(definition) { &mut done.changed } else { &mut done.restart };
@@ -70,6 +71,15 @@ fn compare(now: &Settings, loaded: &Loaded) -> Done {
         }
     }
     done
+}
+
+/// A password in the address of a store is nobody's to read in a log.
+fn without_password(value: String) -> String {
+    let address = value.find("://").map(|at| at + "://".len());
+    match address.and_then(|start| Some((start, value[start..].rfind('@')?))) {
+        Some((start, at)) => format!("{}***{}", &value[..start], &value[start + at..]),
+        None => value,
+    }
 }
 
 /// Whether a running server can be given another value. All limits of sessions can: they are for
@@ -91,6 +101,14 @@ fn merged(now: &Settings, loaded: &Settings) -> Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_in_an_address_is_left_out() {
+        let shown = |text: &str| without_password(text.to_owned());
+        assert_eq!(shown("\"redis:redis://kim:p@ss@host:1/2\""), "\"redis:redis://***@host:1/2\"");
+        assert_eq!(shown("\"redis:redis://host:1/2\""), "\"redis:redis://host:1/2\"");
+        assert_eq!(shown("\"embedded:a@b\""), "\"embedded:a@b\"");
+    }
 
     /// Another value than the default, if the setting has one that stands alone.
     fn other_value(definition: &Definition) -> String {

@@ -106,6 +106,18 @@ enum Users {
 impl Users {
     fn find(location: &Location, control: &Control) -> Result<Self> {
         if let Some(store) = held_store(location) {
+            // A server that was named is meant: what it does not have is not to be changed elsewhere.
+            if let Control::At(channel) = control
+                && let Ok(found) = control::store_at(channel)
+                && found.as_ref() != Some(&store)
+            {
+                let found = found.as_deref().unwrap_or("no store of its own");
+                bail!(
+                    "the server at {} has {found}, and not {store}: name its store with --store, or \
+                     no server with --control off",
+                    channel.display()
+                );
+            }
             let has_it = |channel: &PathBuf| {
                 // One that does not answer has something else, or its hold on the store is noticed.
                 control::store_at(channel).is_ok_and(|found| found.as_ref() == Some(&store))

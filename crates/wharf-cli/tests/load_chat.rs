@@ -242,6 +242,6 @@ fn users_who_may_not_log_in_are_told() {
     let (status, result) =
         bench("chat", chat_server(Fault::RefusesLogin), "--connections 3 --rooms 1");
     assert_eq!(status, 1);
-    let told = result.as_str().unwrap_or_default();
+    let told = result["error"].as_str().unwrap_or_default();
     assert!(told.contains("the login was refused with 33"), "{result:#}");
 }

@@ -16,8 +16,9 @@ pub enum AcceptFailure {
 }
 
 impl AcceptFailure {
-    /// Linux passes errors of a new connection on as those of accept(2) ("Error handling" there). Of
-    /// its list, `EOPNOTSUPP` is left out: a socket that cannot accept says that, too, and for ever.
+    /// Linux passes errors of a new connection on as those of accept(2) ("Error handling" there). Left
+    /// out of its list are `EOPNOTSUPP` and `EPERM`: a socket that cannot accept, or may not, says that,
+    /// too, and for ever.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
@@ -28,8 +29,7 @@ impl AcceptFailure {
             | Kind::NetworkDown
             | Kind::NetworkUnreachable
             | Kind::HostUnreachable
-            | Kind::TimedOut
-            | Kind::PermissionDenied => Self::Connection,
+            | Kind::TimedOut => Self::Connection,
             _ => error.raw_os_error().map_or(Self::Other, Self::of_code),
         }
     }
@@ -80,21 +80,38 @@ pub(crate) mod reserve {
     /// Takes the descriptor, if it is not held. A socket of its own, no duplicate of another: that
     /// would free nothing where the whole system has none left (`ENFILE`).
     pub(crate) fn hold() -> MutexGuard<'static, Option<Socket>> {
-        let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
-        if reserve.is_none() {
-            *reserve = Socket::new(Domain::IPV4, Type::STREAM, None).ok();
-        }
-        reserve
+        hold_or_why_not().0
     }
 
-    /// Lets a connection in. Where the descriptor has been lost, the connection's own takes its place
-    /// instead: those who come later are to see an end, too.
+    /// As [`hold`]; also why there is none.
+    fn hold_or_why_not() -> (MutexGuard<'static, Option<Socket>>, Option<io::Error>) {
+        let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+        if reserve.is_some() {
+            return (reserve, None);
+        }
+        match make() {
+            Ok(socket) => {
+                *reserve = Some(socket);
+                (reserve, None)
+            }
+            Err(error) => (reserve, Some(error)),
+        }
+    }
+
+    fn make() -> io::Result<Socket> {
+        Socket::new(Domain::IPV4, Type::STREAM, None)
+    }
+
+    /// Lets a connection in. Where the descriptor has been lost for want of descriptors, the
+    /// connection's own takes its place instead: those who come later are to see an end, too. Where
+    /// there is none for another reason, such as a system without IPv4, nobody suffers for that.
     ///
     /// # Errors
     /// It took its place, and the connection is closed.
     pub(crate) fn admit(connection: Socket) -> io::Result<Socket> {
-        if hold().is_some() {
-            return Ok(connection);
+        match hold_or_why_not().1 {
+            Some(error) if AcceptFailure::of(&error) == AcceptFailure::Descriptors => {}
+            _ => return Ok(connection),
         }
         drop(connection);
         drop(hold());
@@ -106,6 +123,10 @@ pub(crate) mod reserve {
     pub(crate) fn turn_away(listener: &Socket, count: impl Fn()) -> usize {
         let mut reserve = hold();
         let mut closed = 0;
+        count();
+        if reserve.is_some() && make().is_ok() {
+            return 0; // the shortage is over: whoever waits is let in
+        }
         for _ in 0..TURNED_AWAY_MAX {
             count();
             if reserve.is_none() && closed == 0 || !has_waiting(listener) {

@@ -5,21 +5,32 @@ use std::time::Duration;
 use wharf_port::Time;
 
 /// So many lines per second, of one kind and one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LogLimit {
+    lines_per_second: u32,
     second_ends: Time,
     lines: u32,
     left_out: u64,
 }
 
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self::of(LINES_PER_SECOND)
+    }
+}
+
 impl LogLimit {
+    pub(crate) fn of(lines_per_second: u32) -> Self {
+        Self { lines_per_second, second_ends: Time::ZERO, lines: 0, left_out: 0 }
+    }
+
     /// Whether one more line may be written; then, how many have been left out before it.
     pub(crate) fn admit(&mut self, now: Time) -> Option<u64> {
         if now >= self.second_ends {
             self.second_ends = now + Duration::from_secs(1);
             self.lines = 0;
         }
-        if self.lines == LINES_PER_SECOND {
+        if self.lines == self.lines_per_second {
             self.left_out += 1;
             return None;
         }

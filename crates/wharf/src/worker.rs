@@ -154,7 +154,7 @@ impl Worker {
             accept_in_flight: false,
             accept_again: None,
             open: true,
-            failures_logged: LogLimit::default(),
+            failures_logged: LogLimit::of(1),
         });
         self.start_accept(self.listeners.len() - 1);
         Ok(())

@@ -39,9 +39,11 @@ impl Screen {
     /// # Errors
     /// The terminal does not do what this needs.
     pub(super) fn open() -> Result<Self> {
-        let terminal = ratatui::try_init().context("the terminal; --lines needs nothing of it")?;
-        // What is pasted comes as one, and its line ends send nothing.
-        execute!(io::stdout(), EnableBracketedPaste)?;
+        // It may have come half of the way.
+        let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore());
+        let terminal = terminal.context("the terminal; --lines needs nothing of it")?;
+        // What is pasted comes as one, and its line ends send nothing; not every terminal can.
+        let _ = execute!(io::stdout(), EnableBracketedPaste);
         Ok(Self { terminal, room: Room::default() })
     }
 }

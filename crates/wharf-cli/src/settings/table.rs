@@ -105,7 +105,7 @@ settings! {
             reason: "Shorter than the 30 s after which service managers commonly kill a process.",
         }
         /// How long a call of a handler may take before the log names its packet, session and thread.
-        /// 0 turns it off.
+        /// 0 turns it off; otherwise at least 4 ms.
         slow_handler: Duration {
             default: "100ms",
             unit: "ms",

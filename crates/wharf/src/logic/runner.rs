@@ -267,7 +267,7 @@ impl Runner {
             return;
         }
         if let Some(bytes) = half.session.kept_back.take() {
-            if half.ending.is_none() {
+            if half.ending.is_none() && self.shared.handle.is_open(id) {
                 let service = &mut self.services[usize::from(half.session.service)];
                 service.on_received(&mut half.session, &mut self.shared, &bytes);
             }

@@ -56,7 +56,7 @@ impl Handle {
     /// Runs `job` once on the thread that owns `key`, as [`post`](Self::post) does, when `delay` has
     /// passed since that thread has taken it up: never before, and about 10 ms late at most
     /// ([`timer_tick`](crate::Builder::timer_tick)) where the thread keeps up. What still waits when
-    /// the server ends is dropped.
+    /// that thread ends is dropped; in a drain a worker ends with its last session.
     ///
     /// # Errors
     /// As for [`post`](Self::post); and [`SendError::WouldExceed`] if 65,536 jobs of the server wait
@@ -79,7 +79,8 @@ impl Handle {
     /// several that have become due meanwhile, one runs. So a period below a tick of the timers means
     /// every tick.
     ///
-    /// It goes on until [`Timer::cancel`] or [`Job::stop`], until a run panics, or the server ends.
+    /// It goes on until [`Timer::cancel`] or [`Job::stop`], until a run panics, or until that thread
+    /// ends: in a drain a worker ends with its last session.
     ///
     /// ```
     /// use std::time::Duration;
@@ -282,7 +283,8 @@ impl Timed {
 impl Jobs {
     /// Takes up a job that is to wait.
     pub(super) fn wait(&mut self, key: u64, timed: Box<Timed>, shared: &mut Shared) {
-        let due = shared.now + timed.delay;
+        // Not from the start of the turn, which may be long ago.
+        let due = shared.stopwatch.read() + timed.delay;
         self.wait_until(due, key, timed, shared);
     }
 

@@ -57,8 +57,11 @@ fn fails_in(fails: Place, fail: fn() -> Result, expected: CloseReason) {
             assert_eq!(reason, expected, "{fails:?}");
             let end = client.end();
             if fails != Place::Close {
-                let aborted = if reason.aborts() { End::Reset } else { End::OfStream };
-                assert_eq!(end, aborted, "{fails:?}");
+                if reason.aborts() {
+                    end.assert_reset();
+                } else {
+                    assert_eq!(end, End::OfStream, "{fails:?}");
+                }
             }
         }
         let stats = server.finish().stats;
