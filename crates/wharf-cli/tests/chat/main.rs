@@ -5,8 +5,12 @@ mod screen;
 mod support;
 mod users;
 
-use std::io::{self, BufRead as _, Write as _};
-use std::process::Command;
+use std::io::BufRead as _;
+#[cfg(unix)]
+use std::{
+    io::{self, Write as _},
+    process::Command,
+};
 
 use serde_json::Value;
 
