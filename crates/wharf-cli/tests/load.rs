@@ -4,10 +4,14 @@
 
 mod serving;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
 use std::thread;
+#[cfg(unix)]
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
 
 use serde_json::Value;
 use serving::{Server, wharf};
