@@ -43,6 +43,11 @@ const STEPS: [Step; 19] = [
 pub(crate) const WHARF_WITH_THREADS: &str = "-p wharf --lib --test server --test logic \
                                              --test failed_start --test signals_taken";
 
+/// Of the library's own tests those that have one thread as well, and would take minutes under a
+/// sanitizer.
+pub(crate) const NO_SIMULATIONS: [&str; 6] =
+    ["--skip", "sim_tests", "--skip", "crowd_tests", "--skip", "fairness_tests"];
+
 /// # Errors
 /// The first step that fails, with the command that repeats it.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
@@ -167,6 +172,8 @@ fn address_sanitizer(root: &Path) -> Result<()> {
             .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/asan"])
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", "-Zsanitizer=address --cfg wharf_asan")
+            .arg("--")
+            .args(NO_SIMULATIONS)
             .limit_minutes(15)
             .run()?;
     }

@@ -62,9 +62,10 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
             .args(tests.split_whitespace())
             .args(["--target", TSAN_TARGET, "--target-dir"])
             .arg(cache.join("tsan").display().to_string())
-            // The simulation and the wheel have one thread, and take minutes under the sanitizer.
-            .args(["--", "--skip", "sim::", "--skip", "sim_tests", "--skip", "rough_networks"])
-            .args(["--skip", "timer::"])
+            .arg("--")
+            .args(ci::NO_SIMULATIONS)
+            // These have one thread, too, and slow as this is, they take long.
+            .args(["--skip", "sim::", "--skip", "rough_networks", "--skip", "timer::"])
             .limit_minutes(20)
             .run()?;
     }
