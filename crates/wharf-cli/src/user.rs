@@ -106,25 +106,21 @@ enum Users {
 impl Users {
     fn find(location: &Location, control: &Control) -> Result<Self> {
         if let Some(store) = held_store(location) {
-            // A server that was named is meant: what it does not have is not to be changed elsewhere.
-            if let Control::At(channel) = control
-                && let Ok(found) = control::store_at(channel)
-                && found.as_ref() != Some(&store)
-            {
-                let found = found.as_deref().unwrap_or("no store of its own");
-                bail!(
-                    "the server at {} has {found}, and not {store}: name its store with --store, or \
-                     no server with --control off",
-                    channel.display()
-                );
-            }
-            let has_it = |channel: &PathBuf| {
+            for channel in control::places_that_may_be(control) {
                 // One that does not answer has something else, or its hold on the store is noticed.
-                control::store_at(channel).is_ok_and(|found| found.as_ref() == Some(&store))
-            };
-            let mut channels = control::places_that_may_be(control).into_iter();
-            if let Some(channel) = channels.find(has_it) {
-                return Ok(Self::Server { channel, store });
+                let Ok(found) = control::store_at(&channel) else { continue };
+                if found.as_ref() == Some(&store) {
+                    return Ok(Self::Server { channel, store });
+                }
+                // A server that was named is meant: what it lacks is not to be changed elsewhere.
+                if let Control::At(_) = control {
+                    let found = found.as_deref().unwrap_or("no store of its own");
+                    bail!(
+                        "the server at {} has {found}, and not {store}: name its store with --store, \
+                         or no server with --control off",
+                        channel.display()
+                    );
+                }
             }
         }
         Ok(Self::Here(location.accounts()?))
