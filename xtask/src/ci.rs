@@ -38,10 +38,12 @@ const STEPS: [Step; 19] = [
     Step { name: "readme", what: "what README.md tells a reader to run", run: readme::run },
 ];
 
-/// The tests of `wharf` with real sockets and threads, for the sanitizers: the others have one thread
-/// and no memory but that which the language guards.
-pub(crate) const WHARF_WITH_THREADS: &str = "-p wharf --lib --test server --test logic \
-                                             --test failed_start --test signals_taken";
+/// What the sanitizers watch, a call of cargo each: of `wharf` the tests with real sockets and threads,
+/// as the others have one thread and no memory but that which the language guards.
+pub(crate) const SANITIZED: [&str; 2] = [
+    "-p wharf-port --tests",
+    "-p wharf --lib --test server --test logic --test failed_start --test signals_taken",
+];
 
 /// Of the library's own tests those that have one thread as well, and would take minutes under a
 /// sanitizer.
@@ -117,7 +119,8 @@ fn test_xtask(root: &Path) -> Result<()> {
 fn test_poll(root: &Path) -> Result<()> {
     let tests = [
         "-p wharf-port --test no_alloc --test signals --test descriptors",
-        "-p wharf --test allocations --test failed_start --test signals_taken",
+        "-p wharf --test allocations --test failed_start --test router --test signals_taken",
+        "-p wharf-chat --test overload --test protocol --test redis",
         "-p wharf-cli -p wharf-examples --tests",
     ];
     for tests in tests {
@@ -166,7 +169,7 @@ fn loom(root: &Path) -> Result<()> {
 fn address_sanitizer(root: &Path) -> Result<()> {
     // Sanitizers are an unstable feature of the stable toolchain. `--target` keeps the flags away
     // from build scripts; the cfg lets tests that cannot run under the sanitizer say so.
-    for tests in ["-p wharf-port --tests", WHARF_WITH_THREADS] {
+    for tests in SANITIZED {
         Cmd::line(root, "cargo test --locked")
             .args(tests.split_whitespace())
             .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/asan"])

@@ -53,7 +53,7 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
         "-Zsanitizer=thread -Zexternal-clangrt \
          -Zpre-link-args=-Wl,--whole-archive,{runtime},--no-whole-archive"
     );
-    for tests in ["-p wharf-port --tests", ci::WHARF_WITH_THREADS] {
+    for tests in ci::SANITIZED {
         toolchain
             .cargo(root)
             .env("RUSTFLAGS", flags.as_str())
