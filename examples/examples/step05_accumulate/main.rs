@@ -9,6 +9,7 @@
 pub(crate) mod application;
 pub(crate) mod logic;
 pub(crate) mod network;
+pub(crate) mod sending;
 
 use std::{
     error::Error,

@@ -9,11 +9,13 @@ use std::{
 
 use wharf_examples::{RECEIVED, SENT};
 use wharf_port::{
-    Close, CompletionPort, Done, FrameBuf, Gather, Inbox, Op, Outcome, ReceiveEnd, Socket, Token,
-    UnboundSocket,
+    Close, CompletionPort, Done, Inbox, Op, Outcome, ReceiveEnd, Socket, Token, UnboundSocket,
 };
 
-use super::logic::{Answers, Event, What};
+use super::{
+    logic::{Answers, Event, What},
+    sending::Sending,
+};
 
 /// A connection on its way to its worker. Whoever drops the seat gives it back.
 pub(crate) struct Newcomer {
@@ -39,10 +41,7 @@ struct Client {
     received: Vec<u8>,
     receiving: bool,
     with_logic: bool,
-    /// What the next send will take.
-    waiting: Option<FrameBuf>,
-    /// `None` while a send is in flight.
-    sending: Option<Gather>,
+    sending: Sending,
     ended: bool,
     seat: Arc<()>,
 }
@@ -90,8 +89,7 @@ impl Worker {
             received: Vec::new(),
             receiving: false,
             with_logic: false,
-            waiting: None,
-            sending: Some(Gather::new()),
+            sending: Sending::new(),
             ended: false,
             seat,
         };
@@ -109,29 +107,16 @@ impl Worker {
         self.logic.send(event).expect("the logic outlives the workers");
     }
 
-    /// Puts the bytes behind those that wait. A full buffer is exchanged for a larger one: nothing
-    /// is overwritten.
+    /// Puts the bytes behind those that wait.
     fn send(&mut self, number: u64, bytes: &[u8]) {
         let client = self.clients.get_mut(&number).expect("there while anybody works for it");
-        let pool = self.port.buffers();
-        let waiting = client.waiting.get_or_insert_with(|| pool.take(WAITING_BYTES));
-        let needed = waiting.len() + bytes.len();
-        if needed > waiting.capacity() {
-            let mut larger = pool.take(needed.max(2 * waiting.capacity()));
-            larger.append(waiting);
-            *waiting = larger;
-        }
-        waiting.append(bytes);
+        client.sending.put(bytes, self.port.buffers());
     }
 
     /// Sends what waits, unless a send is in flight: the end of that one comes here again.
     fn start_send(&mut self, number: u64) {
         let client = self.client(number);
-        if client.waiting.is_none() {
-            return;
-        }
-        let Some(mut gather) = client.sending.take() else { return };
-        gather.push(client.waiting.take().expect("not empty").freeze());
+        let Some(gather) = client.sending.next() else { return };
         let socket = client.socket;
         self.port.submit(Op::Send { socket, gather }, Token(number));
     }
@@ -159,15 +144,14 @@ impl Worker {
                     self.port.cancel(socket); // a send to nobody ends, too
                 }
             }
-            Outcome::Sent { mut gather, result } => {
-                gather.clear();
-                client.sending = Some(gather);
+            Outcome::Sent { gather, result } => {
+                client.sending.completed(gather);
                 if result.is_ok() {
                     SENT.add_one();
                     self.start_send(number);
                 } else {
                     // Not mute: what waits is for nobody any more, and the client is closed.
-                    client.waiting = None;
+                    client.sending.clear();
                     client.ended = true;
                     self.port.cancel(socket); // a receive from nobody ends, too
                 }
@@ -187,13 +171,13 @@ impl Worker {
         }
         if !client.ended {
             // Who does not read its answers is not received from.
-            if client.waiting.as_ref().is_some_and(|waiting| waiting.len() > WAITING_BYTES) {
+            if client.sending.is_full() {
                 return;
             }
             client.receiving = true;
             let op = Op::Receive { socket, credit_bytes: CREDIT_BYTES };
             self.port.submit(op, Token(number));
-        } else if client.sending.is_some() {
+        } else if !client.sending.is_in_flight() {
             self.port.close(socket, Close::Graceful);
             if let Some(client) = self.clients.remove(&number) {
                 self.tell(number, What::Closed(client.seat));
@@ -206,6 +190,3 @@ impl Worker {
 pub(crate) const CLIENTS_MAX: usize = 100;
 /// Bytes that a client may send before it gets its answer.
 const CREDIT_BYTES: u32 = 16 * 1024;
-/// Room for what waits behind a send in flight. It grows for the answers to one packet; while more
-/// than this waits, the client is not received from.
-pub(crate) const WAITING_BYTES: usize = 4096;

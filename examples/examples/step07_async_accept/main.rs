@@ -6,10 +6,11 @@
 //! nc 127.0.0.1 9000     (in another terminal)
 //! ```
 
-mod accept;
+pub(crate) mod accept;
 pub(crate) mod application;
 pub(crate) mod logic;
 pub(crate) mod network;
+pub(crate) mod sending;
 
 use std::{
     error::Error,
@@ -23,6 +24,7 @@ use wharf_examples::{address, report_each_second};
 use wharf_port::{Config, ListenOptions, Post, UnboundListener};
 
 use self::{
+    accept::Acceptor,
     application::Echo,
     logic::{Answers, EVENTS_MAX, Event, Logic},
     network::{CLIENTS_MAX, Newcomer, Worker},
@@ -71,7 +73,8 @@ fn start_worker(
         let mut worker = Worker::new(index, port, newcomers, answers, logic);
         if let Some((listener, mut workers)) = accepts {
             workers.push(newcomer);
-            worker.accept(listener, workers).expect("a new listener can be bound to a port");
+            let acceptor = Acceptor::start(&mut *worker.port, listener, workers);
+            worker.acceptor = Some(acceptor.expect("a new listener can be bound to a port"));
         }
         loop {
             worker.turn(None).expect("a port that fails is beyond repair");

@@ -1,7 +1,7 @@
 //! A worker: its completion port and the clients that live on it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io, mem,
     sync::{Arc, mpsc::SyncSender},
     time::Duration,
@@ -9,13 +9,13 @@ use std::{
 
 use wharf_examples::{RECEIVED, SENT};
 use wharf_port::{
-    Close, CompletionPort, Done, Frame, Gather, Inbox, Op, Outcome, Post, ReceiveEnd, Socket,
-    Token, UnboundListener, UnboundSocket,
+    Close, CompletionPort, Done, Inbox, Op, Outcome, ReceiveEnd, Socket, Token, UnboundSocket,
 };
 
 use super::{
     accept::{Acceptor, LISTENER},
     logic::{Answers, Event, What},
+    sending::Sending,
 };
 
 /// A connection on its way to its worker. Whoever drops the seat gives it back.
@@ -34,7 +34,8 @@ pub(crate) struct Worker {
     /// By number, which is the token of a client's operations and never another client's.
     clients: HashMap<u64, Client>,
     done: Vec<Done>,
-    acceptor: Option<Acceptor>,
+    /// Of the one that accepts.
+    pub(crate) acceptor: Option<Acceptor>,
 }
 
 /// A connection and who works for it: the port receives, the port sends, the logic thinks.
@@ -43,11 +44,7 @@ struct Client {
     received: Vec<u8>,
     receiving: bool,
     with_logic: bool,
-    /// What the next sends will take, and how much that is.
-    waiting: VecDeque<Frame>,
-    waiting_bytes: usize,
-    /// `None` while a send is in flight.
-    sending: Option<Gather>,
+    sending: Sending,
     ended: bool,
     seat: Arc<()>,
 }
@@ -62,16 +59,6 @@ impl Worker {
     ) -> Self {
         let (clients, done) = (HashMap::new(), Vec::new());
         Self { index, port, newcomers, answers, logic, clients, done, acceptor: None }
-    }
-
-    /// Accepts from now on, and hands what comes to these workers in turn.
-    pub(crate) fn accept(
-        &mut self,
-        listener: UnboundListener,
-        workers: Vec<Post<Newcomer>>,
-    ) -> io::Result<()> {
-        self.acceptor = Some(Acceptor::start(&mut *self.port, listener, workers)?);
-        Ok(())
     }
 
     /// Waits for something to happen and does what comes next.
@@ -114,9 +101,7 @@ impl Worker {
             received: Vec::new(),
             receiving: false,
             with_logic: false,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            sending: Some(Gather::new()),
+            sending: Sending::new(),
             ended: false,
             seat,
         };
@@ -136,26 +121,14 @@ impl Worker {
 
     /// Puts the bytes behind those that wait.
     fn send(&mut self, number: u64, bytes: &[u8]) {
-        let mut frame = self.port.buffers().take(bytes.len());
-        frame.append(bytes);
-        let client = self.client(number);
-        client.waiting.push_back(frame.freeze());
-        client.waiting_bytes += bytes.len();
+        let client = self.clients.get_mut(&number).expect("there while anybody works for it");
+        client.sending.put(bytes, self.port.buffers());
     }
 
     /// Sends what waits, unless a send is in flight: the end of that one comes here again.
     fn start_send(&mut self, number: u64) {
         let client = self.client(number);
-        if client.waiting.is_empty() {
-            return;
-        }
-        let Some(mut gather) = client.sending.take() else { return };
-        while !gather.is_full()
-            && let Some(frame) = client.waiting.pop_front()
-        {
-            client.waiting_bytes -= frame.len();
-            gather.push(frame);
-        }
+        let Some(gather) = client.sending.next() else { return };
         let socket = client.socket;
         self.port.submit(Op::Send { socket, gather }, Token(number));
     }
@@ -183,16 +156,14 @@ impl Worker {
                     self.port.cancel(socket); // a send to nobody ends, too
                 }
             }
-            Outcome::Sent { mut gather, result } => {
-                gather.clear();
-                client.sending = Some(gather);
+            Outcome::Sent { gather, result } => {
+                client.sending.completed(gather);
                 if result.is_ok() {
                     SENT.add_one();
                     self.start_send(number);
                 } else {
                     // Not mute: what waits is for nobody any more, and the client is closed.
-                    client.waiting.clear();
-                    client.waiting_bytes = 0;
+                    client.sending.clear();
                     client.ended = true;
                     self.port.cancel(socket); // a receive from nobody ends, too
                 }
@@ -212,13 +183,13 @@ impl Worker {
         }
         if !client.ended {
             // Who does not read its answers is not received from.
-            if client.waiting_bytes > WAITING_BYTES {
+            if client.sending.is_full() {
                 return;
             }
             client.receiving = true;
             let op = Op::Receive { socket, credit_bytes: CREDIT_BYTES };
             self.port.submit(op, Token(number));
-        } else if client.sending.is_some() {
+        } else if !client.sending.is_in_flight() {
             self.port.close(socket, Close::Graceful);
             if let Some(client) = self.clients.remove(&number) {
                 self.tell(number, What::Closed(client.seat));
@@ -231,6 +202,3 @@ impl Worker {
 pub(crate) const CLIENTS_MAX: usize = 100;
 /// Bytes that a client may send before it gets its answer.
 const CREDIT_BYTES: u32 = 16 * 1024;
-/// While more than this waits behind a send in flight, the client is not received from: the queue
-/// holds this and the answers to one packet.
-pub(crate) const WAITING_BYTES: usize = 4096;

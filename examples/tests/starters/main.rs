@@ -39,8 +39,11 @@ mod step05 {
     pub(crate) mod logic;
     #[path = "../../starters/step05_network.rs"]
     pub(crate) mod network;
+    #[path = "../../examples/step05_accumulate/sending.rs"]
+    pub(crate) mod sending;
 }
 
+#[expect(unused, reason = "the gap leaves some of it unused")]
 #[path = "."]
 mod step06 {
     #[path = "../../examples/step06_queue/application.rs"]
@@ -49,6 +52,8 @@ mod step06 {
     pub(crate) mod logic;
     #[path = "../../starters/step06_network.rs"]
     pub(crate) mod network;
+    #[path = "../../examples/step06_queue/sending.rs"]
+    pub(crate) mod sending;
 }
 
 #[expect(unused, reason = "the gap leaves some of it unused")]
@@ -62,6 +67,8 @@ mod step07 {
     pub(crate) mod logic;
     #[path = "../../examples/step07_async_accept/network.rs"]
     pub(crate) mod network;
+    #[path = "../../examples/step07_async_accept/sending.rs"]
+    pub(crate) mod sending;
 }
 
 #[expect(unused, reason = "the gap leaves some of it unused")]

@@ -17,6 +17,7 @@ use crate::{
     lab::{Net, TURN, lab, lines},
     step01,
     step03::{self, application::Application},
+    step07::accept::Acceptor,
     step11, step12,
 };
 
@@ -158,7 +159,9 @@ fn step_7_accepts_again() {
         let mut lab = lab07::Lab::new(7);
         let address = "10.0.0.2:9000".parse().unwrap();
         let listener = lab.net.net.listen(address).unwrap();
-        lab.worker.accept(listener, vec![lab.newcomers.clone()]).unwrap();
+        let workers = vec![lab.newcomers.clone()];
+        let acceptor = Acceptor::start(&mut *lab.worker.port, listener, workers).unwrap();
+        lab.worker.acceptor = Some(acceptor);
         lab.net.net.set_faults(Faults { descriptors_exhausted: 1.0, ..Faults::none() });
         let mut peer = lab.net.net.connect(address);
         peer.write(b"hello\n");

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use wharf_examples::LOST;
 use wharf_port::sim::{Fault, Faults, SimPeer};
 
-use crate::lab::{lab, lines};
+use crate::{
+    lab::{lab, lines},
+    step07::accept::Acceptor,
+};
 
 lab!(lab04, step04);
 lab!(lab05, step05);
@@ -102,7 +105,9 @@ fn step_7_goes_on_accepting_after_every_failure() {
         let mut lab = lab07::Lab::new(7);
         let address = "10.0.0.2:9000".parse().unwrap();
         let listener = lab.net.net.listen(address).unwrap();
-        lab.worker.accept(listener, vec![lab.newcomers.clone()]).unwrap();
+        let workers = vec![lab.newcomers.clone()];
+        let acceptor = Acceptor::start(&mut *lab.worker.port, listener, workers).unwrap();
+        lab.worker.acceptor = Some(acceptor);
         let mut failing = Faults::none();
         match fault {
             Fault::AcceptAborted => failing.accept_aborted = 0.9,
