@@ -2,12 +2,13 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind},
     thread,
     time::Duration,
 };
 
-use wharf_port::{Config, EngineChoice};
+use wharf_port::{Close, Config, EngineChoice, Op, Outcome, Token};
 
 use crate::{
     dummy_clients::{self, Tally},
@@ -104,5 +105,45 @@ fn step_7_survives_resets_before_the_accept_completes() {
             socket.set_linger(Some(Duration::ZERO)).unwrap(); // dropping it resets
         }
         assert!(is_served_at_last(address));
+    }
+}
+
+/// Whether a socket is closed is known when the program runs, so no compiler refuses its name. The port
+/// does, also when the next connection has the place of the closed one, which loses nothing by it.
+#[test]
+fn step_7_the_name_of_a_closed_socket_is_refused_and_not_the_next_ones() {
+    for config in configs() {
+        let mut port = wharf_port::open(&config).unwrap();
+        let listener = TcpListener::bind(ANY).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = || {
+            let peer = TcpStream::connect(address).unwrap();
+            (peer, listener.accept().unwrap().0)
+        };
+        let (_peer, stream) = connect();
+        let closed = port.adopt(stream.into()).unwrap();
+        port.close(closed, Close::Graceful);
+        let (mut peer, stream) = connect();
+        let next = port.adopt(stream.into()).unwrap();
+        assert_ne!(Token::from(closed), Token::from(next));
+        let receive = |socket| Op::Receive { socket, credit_bytes: 5 };
+        let refused = catch_unwind(AssertUnwindSafe(|| port.submit(receive(closed), Token(1))));
+        assert!(refused.is_err(), "it was taken for another's");
+        port.submit(receive(next), Token(2));
+        peer.write_all(b"hello").unwrap();
+        let (mut got, mut done) = (Vec::new(), Vec::new());
+        for _ in 0..100 {
+            port.wait(Some(Duration::from_millis(100)), &mut done).unwrap();
+            for done in done.drain(..) {
+                assert_eq!(done.token, Token(2));
+                if let Outcome::Received(bytes) = done.outcome {
+                    got.extend_from_slice(&bytes);
+                }
+            }
+            if got.len() == 5 {
+                break;
+            }
+        }
+        assert_eq!(got, b"hello");
     }
 }
