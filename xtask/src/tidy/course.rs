@@ -1,28 +1,42 @@
 //! Rules over the course and the guide: what a chapter shows is the code of the repository, both languages have the
-//! same frame, and the Korean pages use the words of `docs/glossary.md`.
+//! same frame, and the Korean pages, `README.ko.md` among them, use the words of `docs/glossary.md`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result};
+use pulldown_cmark::HeadingLevel;
 
 use super::{Finding, Source};
 use crate::markdown::{self, Document};
 
 /// Each has a folder `en` and a folder `ko`.
 const FOLDERS: [&str; 2] = ["docs/tutorial", "docs/guide"];
+/// The parts of each chapter of the course.
+const PARTS: [&str; 7] = [
+    "What this step is for",
+    "The picture",
+    "The code",
+    "What goes wrong without it",
+    "What Windows and Linux do",
+    "Your turn",
+    "Exercises",
+];
 /// Programs that the compiler has to refuse, each with what it says.
 const MISTAKES: &str = "examples/compile_fail";
 const GLOSSARY: &str = "docs/glossary.md";
+/// A Korean page beside those of the course.
+const README_KOREAN: &str = "README.ko.md";
 /// The line of each chapter that says how long it takes: English, Korean.
 const MINUTES: [&str; 2] = ["Minutes: ", "걸리는 시간(분): "];
 
 pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
     let glossary = read(root, GLOSSARY)?;
-    let rejected = rejected_words(&glossary.text);
+    let words = Words::read(&glossary.text);
     let mut findings = Vec::new();
-    if rejected.is_empty() {
-        findings.push(glossary.finding(0, "no table with rejected words in its last column"));
+    if words.terms.is_empty() || words.rejected.is_empty() {
+        findings.push(glossary.finding(0, "no table of terms and rejected words"));
     }
+    findings.extend(korean_findings(&read(root, README_KOREAN)?, &words));
     let mut shown = BTreeSet::new();
     for folder in FOLDERS {
         let (english, korean) = (format!("{folder}/en"), format!("{folder}/ko"));
@@ -38,8 +52,11 @@ pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
             let blocks = markdown::parse(&original.text).blocks;
             shown.extend(blocks.iter().filter_map(excerpted).map(str::to_owned));
             findings.extend(unknown_targets(root, &original));
+            if folder == FOLDERS[0] {
+                findings.extend(missing_parts(&original));
+            }
             findings.extend(differences(&original, &translation));
-            findings.extend(korean_findings(&translation, &rejected));
+            findings.extend(korean_findings(&translation, &words));
         }
     }
     for name in file_names(root, MISTAKES)?.iter().filter(|name| name.ends_with(".stderr")) {
@@ -127,6 +144,25 @@ fn unknown_targets(root: &Path, page: &Source) -> Vec<Finding> {
     findings
 }
 
+/// What a chapter has to have, in English; the Korean one has the same frame.
+fn missing_parts(page: &Source) -> Vec<Finding> {
+    let document = markdown::parse(&page.text);
+    let titles = document.headings.iter().zip(&document.titles);
+    let parts = titles.filter(|(level, _)| **level == HeadingLevel::H2).map(|(_, title)| title);
+    let has = |language: &str, text: &str| {
+        let mut blocks = document.blocks.iter().filter(|block| block.language == language);
+        blocks.any(|block| block.text.contains(text))
+    };
+    let wrong = [
+        (!parts.eq(PARTS.iter()), "other parts than the chapters have"),
+        (!has("mermaid", ""), "no picture"),
+        (!has("sh", "cargo xtask steps try "), "no starter to be tried"),
+        (!page.text.contains("<details><summary>Answer</summary>"), "no exercise with an answer"),
+    ];
+    let wrong = wrong.into_iter().filter(|(is_wrong, _)| *is_wrong);
+    wrong.map(|(_, what)| page.finding(0, what)).collect()
+}
+
 /// Headings by level, code (but for pictures and output, which have words in them; what the compiler
 /// says has none to be translated), answers to exercises, minutes.
 fn differences(original: &Source, translation: &Source) -> Vec<Finding> {
@@ -165,22 +201,49 @@ fn code(page: &Document) -> Vec<(&str, &str)> {
     page.blocks.iter().map(|block| (block.language.as_str(), text(block))).collect()
 }
 
-/// The words in backticks in the last column of the glossary's table.
-fn rejected_words(glossary: &str) -> Vec<String> {
-    let rows = glossary.lines().filter(|line| line.starts_with('|'));
-    let cells = rows.filter_map(|row| row.trim_end().trim_end_matches('|').rsplit('|').next());
-    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned)).collect()
+/// The glossary's table.
+struct Words {
+    /// The Korean terms, without what they have in brackets.
+    terms: Vec<String>,
+    /// The words in backticks in the last column.
+    rejected: Vec<String>,
 }
 
-fn korean_findings(page: &Source, rejected: &[String]) -> Vec<Finding> {
+impl Words {
+    fn read(glossary: &str) -> Self {
+        let (mut terms, mut rejected) = (Vec::new(), Vec::new());
+        for row in glossary.lines().filter(|line| line.starts_with('|')).skip(2) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let korean = cells.get(1).and_then(|cell| cell.split('(').next()).unwrap_or_default();
+            terms.extend(korean.starts_with(is_hangul).then(|| korean.trim().to_owned()));
+            let last = cells.last().copied().unwrap_or_default();
+            rejected.extend(last.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+        Self { terms, rejected }
+    }
+}
+
+fn korean_findings(page: &Source, words: &Words) -> Vec<Finding> {
+    let text = text_alone(&page.text);
     let mut findings = Vec::new();
+    for term in &words.terms {
+        let Some((at, _)) = text.match_indices(term).find(|(at, _)| begins_word(&text, *at)) else {
+            continue;
+        };
+        let mut behind = text[at + term.len()..].chars();
+        if behind.next() != Some('(') || !behind.next().is_some_and(|c| c.is_ascii_alphabetic()) {
+            let line = page.text[..at].matches('\n').count() + 1;
+            let what = format!("the first `{term}` has no English word in brackets: {GLOSSARY}");
+            findings.push(page.finding(line, what));
+        }
+    }
     let mut in_code = false;
     for (index, line) in page.text.lines().enumerate() {
         in_code ^= line.trim_start().starts_with("```");
         if in_code {
             continue;
         }
-        for word in rejected.iter().filter(|word| line.contains(word.as_str())) {
+        for word in words.rejected.iter().filter(|word| line.contains(word.as_str())) {
             findings.push(page.finding(index + 1, format!("`{word}`: see {GLOSSARY}")));
         }
         if has_bare_port(line) {
@@ -194,11 +257,35 @@ fn korean_findings(page: &Source, rejected: &[String]) -> Vec<Finding> {
     findings
 }
 
+/// The page in one line, with spaces where code and the titles of page and chapters are, so that each
+/// byte is at its place.
+fn text_alone(page: &str) -> String {
+    let mut in_code = false;
+    let lines = page.split_inclusive('\n').map(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_code ^= is_fence;
+        let is_title = line.starts_with("# ") || line.starts_with("## ");
+        if in_code || is_fence || is_title {
+            " ".repeat(line.len())
+        } else {
+            line.replace('\n', " ")
+        }
+    });
+    lines.collect()
+}
+
+fn is_hangul(c: char) -> bool {
+    ('가'..='힣').contains(&c)
+}
+
+fn begins_word(text: &str, at: usize) -> bool {
+    !text[..at].ends_with(is_hangul)
+}
+
 fn has_bare_port(line: &str) -> bool {
     line.match_indices("포트").any(|(at, _)| {
         let before = &line[..at];
-        let is_longer_word = before.chars().next_back().is_some_and(|c| ('가'..='힣').contains(&c));
-        !is_longer_word && !before.ends_with("완료 ") && !before.ends_with("TCP ")
+        begins_word(line, at) && !before.ends_with("완료 ") && !before.ends_with("TCP ")
     })
 }
 
@@ -254,6 +341,22 @@ mod tests {
     }
 
     #[test]
+    fn a_chapter_has_all_its_parts() {
+        let part = |title: &&str| match *title {
+            "The picture" => "## The picture\n\n```mermaid\nA\n```\n\n".to_owned(),
+            "Your turn" => "## Your turn\n\n```sh\ncargo xtask steps try 1\n```\n\n".to_owned(),
+            title => format!("## {title}\n\n"),
+        };
+        let chapter: String = PARTS.iter().map(part).collect();
+        let chapter = format!("# 1. A\n\n{chapter}<details><summary>Answer</summary>\n");
+        let count = |text: &str| missing_parts(&page(text)).len();
+        assert_eq!(count(&chapter), 0);
+        for part in ["## The code", "mermaid", "cargo xtask steps try", "<details>"] {
+            assert_eq!(count(&chapter.replace(part, "x")), 1, "{part}");
+        }
+    }
+
+    #[test]
     fn both_languages_have_one_frame() {
         let text = "# A\n\nMinutes: 5\n\n```sh\ncargo test\n```\n\n```mermaid\nA\n```\n\n<details>x</details>\n";
         let korean = text.replace("Minutes: ", "걸리는 시간(분): ").replace("\nA\n", "\n가\n");
@@ -272,14 +375,22 @@ mod tests {
 
     #[test]
     fn words_of_the_glossary_are_used() {
-        let rejected = rejected_words("| term | not |\n|---|---|\n| 세션 | `섹션`, `쎄션` |\n");
-        assert_eq!(rejected, ["섹션", "쎄션"]);
-        let check = |text: &str| korean_findings(&page(text), &rejected).len();
-        assert_eq!(check("완료 포트(IOCP)와 TCP 포트를 씁니다. 리포트입니다.\n"), 0);
+        let words = Words::read(
+            "| English | Korean | not |\n|---|---|---|\n| session | 세션 | `섹션`, `쎄션` |\n\
+             | port (IOCP) | 완료 포트(IOCP) | `완료포트` |\n| TCP port | TCP 포트 | |\n",
+        );
+        assert_eq!(words.terms, ["세션", "완료 포트"]);
+        assert_eq!(words.rejected, ["섹션", "쎄션", "완료포트"]);
+        let check = |text: &str| korean_findings(&page(text), &words).len();
+        assert_eq!(check("완료 포트(port)와 TCP 포트를 씁니다. 리포트입니다.\n"), 0);
         assert_eq!(check("섹션입니다.\n"), 1);
         assert_eq!(check("포트를 엽니다.\n"), 1);
         assert_eq!(check("포트를 연다.\n"), 2);
         assert_eq!(check("열어요.\n"), 1);
         assert_eq!(check("```text\n연다.\n```\n"), 0);
+        assert_eq!(check("# 세션\n\n```text\n세션\n```\n\n세션(session)과 세션입니다.\n"), 0);
+        assert_eq!(check("세션과 세션(session)입니다.\n"), 1);
+        assert_eq!(check("세션(정상)입니다.\n"), 1);
+        assert_eq!(check("### 1. 세션입니까?\n"), 1, "an exercise is text");
     }
 }
