@@ -10,7 +10,7 @@ pub(crate) mod auction;
 
 use std::{env, error::Error, net::SocketAddr, time::Duration};
 
-use wharf::{Builder, Limits, Server, drain_on_signal, framing::LengthField};
+use wharf::{Builder, Limits, Server, drain_on_signal, framing::LengthField, port::Config};
 use wharf_chat::{Accounts, Chat, Memory, Scheme, Settings};
 
 use self::auction::Auction;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);
     let mut address = |default: &str| args.next().as_deref().unwrap_or(default).parse();
     let (server, chat) = compose(address("127.0.0.1:11021")?, address("127.0.0.1:11022")?)?;
-    let running = server.start()?;
+    let running = server.port(Config::from_env()?).start()?;
     drain_on_signal(&running, DRAIN)?;
     println!("step 12: chat and auction on {:?}; Ctrl+C drains", running.local_addrs());
     let report = running.join()?;
