@@ -4,17 +4,19 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
+};
+
+use windows_sys::Win32::System::Console::{
+    CTRL_BREAK_EVENT, CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT,
 };
 
 #[path = "../../wharf-port/tests/support/own_console.rs"]
 mod own_console;
 
 /// What waits to be sent is sent, the client sees the end of the stream, the status says "fine".
-#[test]
-fn ctrl_c_drains() {
-    let console = own_console::OwnConsole::take();
+fn drains(event: &str, happens: impl FnOnce(&Child)) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
     command.args(["serve", "--workers", "1", "--chat", "off", "--echo", "lines@127.0.0.1:0"]);
     command.args(["--drain-timeout", "1h"]);
@@ -27,11 +29,27 @@ fn ctrl_c_drains() {
     client.write_all(b"hello\n").unwrap();
     let mut answer = [0; 6];
     client.read_exact(&mut answer).unwrap();
-    console.press_ctrl_c();
-    assert_eq!(client.read(&mut answer).unwrap(), 0, "the end of the stream");
+    happens(&process);
+    assert_eq!(client.read(&mut answer).unwrap(), 0, "{event}: the end of the stream");
     drop(client);
     let output = process.wait_with_output().unwrap();
     // Without a handler the system ends the process, which says nothing then.
     let log = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && log.contains("drained"), "{}: {log}", output.status);
+    let has_drained = output.status.success() && log.contains("drained");
+    assert!(has_drained, "{event}: {}: {log}", output.status);
+}
+
+/// One after the other: a console belongs to the whole process, and what is pressed is for everybody on it.
+#[test]
+fn every_event_of_a_console_drains() {
+    let console = own_console::OwnConsole::take();
+    drains("Ctrl+C", |_| console.press_ctrl_c());
+    for (name, event) in [
+        ("Ctrl+Break", CTRL_BREAK_EVENT),
+        ("the console is closed", CTRL_CLOSE_EVENT),
+        ("the user logs off", CTRL_LOGOFF_EVENT),
+        ("the machine shuts down", CTRL_SHUTDOWN_EVENT),
+    ] {
+        drains(name, |process| own_console::deliver(event, process));
+    }
 }
