@@ -55,6 +55,8 @@ mod operation;
 mod park;
 #[cfg(any(unix, windows))]
 mod parked;
+#[cfg(any(unix, windows))]
+pub mod peer;
 #[cfg(unix)]
 mod poll;
 pub mod sim;

@@ -153,8 +153,8 @@ settings! {
         }
         /// Where `wharf sessions`, `kick`, `drain` and `reload` reach the server: the path of a Unix
         /// socket (Windows: the name of a pipe), off, or auto for one in a folder of this user
-        /// ($XDG_RUNTIME_DIR/wharf, or wharf-UID in the folder for temporary files), named by the
-        /// first port.
+        /// ($XDG_RUNTIME_DIR/wharf, or wharf-UID in the folder for temporary files; Windows: a pipe
+        /// that is entered in %LOCALAPPDATA%\wharf), named by the first port.
         control: Control {
             default: "auto",
             unit: "",

@@ -125,17 +125,20 @@ fn a_demonstration_has_no_users_to_manage() {
 }
 
 /// Who names a server means its users: others are not changed in its place, and nothing is made.
-#[cfg(unix)]
 #[test]
 fn a_server_that_was_named_and_has_other_users_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    let _server = Server::start(path, &["--workers", "1", "--control", "here.sock"]);
-    let there = ["add", "kim", "--control", "here.sock"];
+    let name = path.file_name().unwrap().to_string_lossy();
+    let channel =
+        if cfg!(windows) { format!(r"\\.\pipe\wharf-test{name}") } else { "here.sock".to_owned() };
+    let _server = Server::start(path, &["--workers", "1", "--control", &channel]);
+    let there = ["add", "kim", "--control", &channel];
     let elsewhere = [&there[..], &["--store", "embedded:other.redb"]].concat();
     let (status, said, error) = user(path, &elsewhere, "1");
     assert_eq!((status, &*said), (1, ""), "{error}");
-    assert!(error.contains("here.sock has embedded:") && error.contains("and not"), "{error}");
+    let expected = format!("{channel} has embedded:");
+    assert!(error.contains(&expected) && error.contains("and not"), "{error}");
     assert!(!path.join("other.redb").exists());
     assert_eq!(user(path, &there, "1").1, "added kim\n");
 }

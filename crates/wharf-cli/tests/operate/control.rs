@@ -1,6 +1,10 @@
 //! `wharf sessions`, `kick`, `drain` and `reload`.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
 
 use crate::support::*;
 
@@ -124,20 +128,70 @@ fn a_drain_by_command_ends_the_server() {
     }
 }
 
+/// Nothing is named: the server has a place by its port, and who asks finds it.
+#[test]
+fn servers_are_found_where_they_are_by_default() {
+    let runtime = tempfile::tempdir().unwrap();
+    let at_home = |serving: &Serving, arguments: &[&str]| {
+        let mut command = wharf(serving.directory.path());
+        lives_in(&mut command, runtime.path()).args(arguments);
+        said(&command.output().unwrap())
+    };
+    let start = |control: &str| {
+        let mut command = wharf(runtime.path());
+        lives_in(&mut command, runtime.path());
+        command.args(["--workers", "1", "--echo", "lines@127.0.0.1:0", "--control", control]);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let address = ready.split_whitespace().find_map(|pair| pair.strip_prefix("echo="));
+        let port = address.and_then(|it| it.rsplit(':').next()).expect("a port").to_owned();
+        (process, port)
+    };
+    let serving = Serving::start(&[]); // elsewhere, and never found
+    let (status, _, errors) = at_home(&serving, &["sessions"]);
+    assert_eq!(status, Some(1));
+    check_contains(&errors, &["no running server of this user", "--control PATH"]);
+
+    let (mut silent, _) = start("off");
+    let (mut one, port) = start("auto");
+    let folder = runtime.path().join("wharf");
+    #[cfg(unix)]
+    assert_eq!(unix::mode(&folder), 0o700);
+    let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|it| it.unwrap().file_name()).collect();
+    let (name, end) = (names[0].to_string_lossy(), if cfg!(windows) { "pipe" } else { "sock" });
+    assert!(names.len() == 1 && name.ends_with(&format!("{port}.{end}")), "{names:?}");
+    let (status, output, errors) = at_home(&serving, &["sessions"]);
+    assert_eq!((status, output.contains("0 sessions")), (Some(0), true), "{errors}");
+
+    let (mut two, other) = start("auto");
+    let (status, _, errors) = at_home(&serving, &["drain"]);
+    assert_eq!(status, Some(1));
+    check_contains(&errors, &["2 servers are running", &port, &other]);
+    two.kill().unwrap();
+    two.wait().unwrap();
+    let (status, _, errors) = at_home(&serving, &["drain"]);
+    assert_eq!(status, Some(0), "{errors}");
+    assert!(one.wait().unwrap().success());
+    silent.kill().unwrap();
+    silent.wait().unwrap();
+}
+
 #[cfg(unix)]
 mod unix {
     use std::{
         fs,
         io::{Read as _, Write as _},
-        os::unix::{
-            fs::{MetadataExt as _, PermissionsExt as _},
-            net::UnixStream,
-        },
+        os::unix::{fs::PermissionsExt as _, net::UnixStream},
         path::Path,
         process::Stdio,
     };
 
     use crate::support::*;
+
+    pub(crate) fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
 
     fn exchange(path: &Path, request: &[u8]) -> String {
         let mut stream = UnixStream::connect(path).unwrap();
@@ -196,7 +250,7 @@ mod unix {
     #[test]
     fn a_place_is_taken_over_from_the_dead_and_not_from_the_living() {
         let mut serving = Serving::start(&[]);
-        assert_eq!(fs::metadata(&serving.control).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(mode(&serving.control), 0o600);
         let mut second = wharf(serving.directory.path());
         second.args(["--echo", "127.0.0.1:0", "--control"]).arg(&serving.control);
         let (status, output, errors) = said(&second.output().unwrap());
@@ -215,54 +269,5 @@ mod unix {
         wait_until(answers, || "what was left behind is not replaced".to_owned());
         second.kill().unwrap();
         second.wait().unwrap();
-    }
-
-    /// Nothing is named: the server has a place by its port, and who asks finds it.
-    #[test]
-    fn servers_are_found_where_they_are_by_default() {
-        let runtime = tempfile::tempdir().unwrap();
-        let at_home = |serving: &Serving, arguments: &[&str]| {
-            let mut command = wharf(serving.directory.path());
-            command.args(arguments).env("XDG_RUNTIME_DIR", runtime.path());
-            said(&command.output().unwrap())
-        };
-        let start = |control: &str| {
-            let mut command = wharf(runtime.path());
-            command.env("XDG_RUNTIME_DIR", runtime.path());
-            command.args(["--workers", "1", "--echo", "lines@127.0.0.1:0", "--control", control]);
-            let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-            let mut ready = String::new();
-            let output = process.stdout.take().unwrap();
-            std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut ready).unwrap();
-            let address = ready.split_whitespace().find_map(|pair| pair.strip_prefix("echo="));
-            let port = address.and_then(|it| it.rsplit(':').next()).expect("a port").to_owned();
-            (process, port)
-        };
-        let serving = Serving::start(&[]); // elsewhere, and never found
-        let (status, _, errors) = at_home(&serving, &["sessions"]);
-        assert_eq!(status, Some(1));
-        check_contains(&errors, &["no running server of this user", "--control PATH"]);
-
-        let (mut silent, _) = start("off");
-        let (mut one, port) = start("auto");
-        let folder = runtime.path().join("wharf");
-        assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
-        let names: Vec<_> =
-            fs::read_dir(&folder).unwrap().map(|it| it.unwrap().file_name()).collect();
-        assert_eq!(names, [format!("{port}.sock").as_str()]);
-        let (status, output, errors) = at_home(&serving, &["sessions"]);
-        assert_eq!((status, output.contains("0 sessions")), (Some(0), true), "{errors}");
-
-        let (mut two, other) = start("auto");
-        let (status, _, errors) = at_home(&serving, &["drain"]);
-        assert_eq!(status, Some(1));
-        check_contains(&errors, &["2 servers are running", &format!("{port}.sock"), &other]);
-        two.kill().unwrap();
-        two.wait().unwrap();
-        let (status, _, errors) = at_home(&serving, &["drain"]);
-        assert_eq!(status, Some(0), "{errors}");
-        assert!(one.wait().unwrap().success());
-        silent.kill().unwrap();
-        silent.wait().unwrap();
     }
 }

@@ -29,6 +29,11 @@ pub(crate) fn wharf(directory: &Path) -> Command {
     command
 }
 
+/// Servers are found by default in what is set here: Unix, Windows.
+pub(crate) fn lives_in<'a>(command: &'a mut Command, folder: &Path) -> &'a mut Command {
+    command.env("XDG_RUNTIME_DIR", folder).env("LOCALAPPDATA", folder)
+}
+
 /// Exit status, standard output, standard error.
 pub(crate) fn said(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");

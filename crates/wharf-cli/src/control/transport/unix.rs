@@ -126,8 +126,8 @@ fn check_free(path: &Path) -> Result<()> {
     }
 }
 
-/// Reaches the server whose channel this is.
-pub(crate) fn connect(path: &Path) -> Result<Stream> {
+/// Reaches whoever answers there.
+pub(super) fn connect(path: &Path) -> Result<Stream> {
     let socket = UnixStream::connect(path).map_err(|error| {
         let shown = path.display();
         match error.kind() {
@@ -156,6 +156,11 @@ impl Stream {
     /// When reads and writes begin to fail.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = Some(deadline);
+    }
+
+    /// The user whose server is on the other side.
+    pub(super) fn user(&self) -> io::Result<String> {
+        wharf::port::peer::user_of(&self.socket)
     }
 
     /// What is left until the deadline.
