@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cross, dist, docs, fuzz, process::Cmd, readme, seeds, tidy};
+use crate::{
+    cross, dist, docs, fuzz,
+    process::{Cmd, target_folder},
+    readme, seeds, tidy,
+};
 
 struct Step {
     name: &'static str,
@@ -145,7 +149,7 @@ fn doctest(root: &Path) -> Result<()> {
 /// In a new folder each time: cargo keeps what it unpacked from the packages of a folder, and would
 /// check the crates of an earlier run against each other when nothing but their source has changed.
 fn package(root: &Path) -> Result<()> {
-    let built = tempfile::tempdir_in(root.join("target"))?;
+    let built = tempfile::tempdir_in(target_folder(root)?)?;
     Cmd::line(root, "cargo package --locked --allow-dirty")
         .args(["-p", "wharf-port", "-p", "wharf", "-p", "wharf-chat", "-p", "wharf-cli"])
         .arg("--target-dir")

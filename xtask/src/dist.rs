@@ -18,19 +18,25 @@ use anyhow::{Context as _, Result, bail, ensure};
 use self::archive::{Entry, Form};
 use crate::{
     cross::{Toolchain, cache_folder},
-    process::Cmd,
+    markdown,
+    process::{Cmd, target_folder},
     wine::{TARGET as WINDOWS, Wine},
 };
 
 const SUMS: &str = "SHA256SUMS";
 /// What every archive has as it lies in the repository, and where.
-const DOCUMENTS: [(&str, &str); 7] = [
+const DOCUMENTS: [(&str, &str); 12] = [
     ("CHANGELOG.md", "CHANGELOG.md"),
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("README.ko.md", "README.ko.md"),
     ("README.md", "README.md"),
+    ("docs/chat.md", "docs/chat.md"),
     ("docs/configuration.md", "docs/configuration.md"),
+    ("docs/load-testing.md", "docs/load-testing.md"),
+    ("docs/operations.md", "docs/operations.md"),
+    ("docs/windows.md", "docs/windows.md"),
+    ("packaging/README.md", "packaging/README.md"),
     ("wharf.toml", "packaging/wharf.toml"),
 ];
 /// What only a system with systemd has a use for.
@@ -46,7 +52,8 @@ const MAN: &str = "man/wharf.1";
 const THIRD_PARTY: &str = "THIRD-PARTY-LICENSES.txt";
 const PROFILE: &str = "dist";
 
-/// Builds the archives for all systems, or those of `--target`, in `target/dist` or `--out`.
+/// Builds the archives for all systems, or those of `--target`, in the folder `dist` beside what cargo
+/// builds (`target/dist`, unless cargo is told otherwise) or in `--out`.
 ///
 /// # Errors
 /// A program does not build, a tool chain cannot be had, or an archive is not what it should be.
@@ -96,7 +103,8 @@ struct Options {
 
 impl Options {
     fn read(root: &Path, args: &[String]) -> Result<Options> {
-        let mut options = Options { linux: false, windows: false, out: root.join("target/dist") };
+        let out = target_folder(root)?.join("dist");
+        let mut options = Options { linux: false, windows: false, out };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let value = args.next().with_context(|| format!("{arg} takes a value"))?;
@@ -130,14 +138,16 @@ fn build_host(root: &Path, profile: &str, flags: Option<&str>) -> Result<Built> 
     let target = version.lines().find_map(|line| line.strip_prefix("host: "));
     let target = target.context("rustc does not say what it builds for")?.to_owned();
     let mut cargo = Cmd::line(root, "cargo build --locked --bin wharf --profile").arg(profile);
-    let mut folder = root.join("target/debug");
+    let mut built = target_folder(root)?;
     if let Some(flags) = flags {
         // A folder of its own: other flags would throw away what the other tasks have built.
-        cargo = cargo.args(["--target-dir", "target/dist-build"]).env(FLAGS, flags);
-        folder = root.join("target/dist-build").join(profile);
+        built.push("dist-build");
+        cargo = cargo.arg("--target-dir").arg(shown(&built)).env(FLAGS, flags);
     }
     cargo.limit_minutes(30).run()?;
-    Ok(Built { program: folder.join("wharf"), target, is_release: flags.is_some() })
+    // Cargo names the folder of its profile `dev` in another way than the profile.
+    let program = built.join(if profile == "dev" { "debug" } else { profile }).join("wharf");
+    Ok(Built { program, target, is_release: flags.is_some() })
 }
 
 fn build_windows(root: &Path, cache: &Path, wine: &Wine) -> Result<Built> {
@@ -205,6 +215,7 @@ impl Archive {
             entries.push(read(UNIT)?);
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
+        check_references(&entries)?;
         let name = format!("wharf-{}-{}", env!("CARGO_PKG_VERSION"), built.target);
         let form = if is_windows { Form::Zip } else { Form::TarGz };
         Ok(Archive { name, form, built, entries })
@@ -251,7 +262,8 @@ impl Archive {
 fn expected(folder: &str, is_windows: bool) -> Vec<String> {
     let everywhere = "CHANGELOG.md LICENSE-APACHE LICENSE-MIT README.ko.md README.md \
         THIRD-PARTY-LICENSES.txt completions/_wharf completions/_wharf.ps1 completions/wharf.bash \
-        completions/wharf.fish docs/configuration.md wharf.toml";
+        completions/wharf.fish docs/chat.md docs/configuration.md docs/load-testing.md \
+        docs/operations.md docs/windows.md packaging/README.md wharf.toml";
     let here = if is_windows { "wharf.exe" } else { "man/wharf.1 systemd/wharf.service wharf" };
     let names = everywhere.split_whitespace().chain(here.split_whitespace());
     let mut names: Vec<String> = names.map(|name| format!("{folder}/{name}")).collect();
@@ -259,10 +271,66 @@ fn expected(folder: &str, is_windows: bool) -> Vec<String> {
     names
 }
 
+/// Where the unit's words or a page's links lead is in the archive, too. Only what tells of the whole
+/// repository may lead elsewhere.
+fn check_references(entries: &[Entry]) -> Result<()> {
+    let is_there = |path: &Path| entries.iter().any(|entry| Path::new(&entry.name) == path);
+    for entry in entries {
+        let text = entry.text().unwrap_or_default();
+        let is_page = entry.name.ends_with(".md") && !OF_THE_REPOSITORY.contains(&&*entry.name);
+        let mut named: Vec<Option<PathBuf>> = Vec::new();
+        if is_page {
+            let links = markdown::parse(text).links.into_iter().map(|link| link.to);
+            let files = links.filter(|to| !to.contains("://") && !to.starts_with('#'));
+            named.extend(files.map(|to| {
+                let file = to.split('#').next().unwrap_or_default();
+                markdown::resolve(Path::new(&entry.name), file)
+            }));
+        } else if entry.name == UNIT.0 {
+            let words = text.split_whitespace().map(|word| word.trim_end_matches('.'));
+            let pages = words.filter(|word| word.ends_with(".md"));
+            named.extend(pages.map(|word| Some(PathBuf::from(word))));
+        }
+        for path in named {
+            let path = path.with_context(|| format!("{}: a link out of it", entry.name))?;
+            let shown = path.display();
+            ensure!(is_there(&path), "{} refers to {shown}, which is not packed", entry.name);
+        }
+    }
+    Ok(())
+}
+
+/// Pages of the archive that are about more than what is in it.
+const OF_THE_REPOSITORY: [&str; 3] = ["CHANGELOG.md", "README.ko.md", "README.md"];
+
 fn program_name(is_windows: bool) -> &'static str {
     if is_windows { "wharf.exe" } else { "wharf" }
 }
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_referred_to_is_packed() {
+        let page = |text: &str| Entry::file("docs/operations.md", text);
+        let unit = |text: &str| Entry::file(UNIT.0, text);
+        let other = || Entry::file("packaging/README.md", "as [it](https://example.org) [is](#is)");
+        check_references(&[page("[it](../packaging/README.md#how)"), other()]).unwrap();
+        check_references(&[unit("# See packaging/README.md.\n"), other()]).unwrap();
+        for entries in [
+            vec![page("[it](../packaging/README.md)")],
+            vec![page("[it](packaging/README.md)"), other()],
+            vec![page("[it](../../README.md)"), other()],
+            vec![unit("# See packaging/README.md.\n")],
+        ] {
+            check_references(&entries).unwrap_err();
+        }
+        let readme = Entry::file("README.md", "[the code](ARCHITECTURE.md)");
+        check_references(&[readme]).unwrap();
+    }
 }

@@ -1,7 +1,10 @@
 //! What the checks need to know of a Markdown file: headings, code blocks with the marker comment
 //! above them, and links.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    path::{Component, Path, PathBuf},
+};
 
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
@@ -41,6 +44,20 @@ pub(crate) struct Document {
     pub(crate) titles: Vec<String>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) links: Vec<Link>,
+}
+
+/// A page's link to a file as a path from where the page's own path begins, unless it leaves that folder.
+pub(crate) fn resolve(page: &Path, link: &str) -> Option<PathBuf> {
+    let mut path = page.parent()?.to_path_buf();
+    for component in Path::new(link).components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir if path.parent().is_some() => _ = path.pop(),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(path)
 }
 
 pub(crate) fn parse(text: &str) -> Document {

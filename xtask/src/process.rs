@@ -40,6 +40,17 @@ fn interrupted() -> bool {
     INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
 
+/// Where cargo puts what it builds here: `target`, unless a variable or a file of settings says otherwise.
+///
+/// # Errors
+/// Cargo does not tell.
+pub(crate) fn target_folder(root: &Path) -> Result<PathBuf> {
+    let said = Cmd::line(root, "cargo metadata --locked --no-deps --format-version 1").output()?;
+    let said: serde_json::Value = serde_json::from_str(&said)?;
+    let folder = said["target_directory"].as_str();
+    Ok(folder.context("cargo metadata names no target_directory")?.into())
+}
+
 /// One command, printed the way that a reader can paste it.
 #[derive(Clone, Debug)]
 pub(crate) struct Cmd {

@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, ensure};
 use self::cannot_judge::CANNOT_JUDGE;
 use crate::{
     cross::{PACKAGES_FILE, Toolchain, cache_folder, unpack},
-    process::Cmd,
+    process::{Cmd, target_folder},
 };
 
 pub(crate) const TARGET: &str = "x86_64-pc-windows-gnu";
@@ -142,7 +142,7 @@ fn load(root: &Path, wine: &Wine, built: &Path) -> Result<()> {
 }
 
 fn bench(root: &Path, address: &str, framing: &str, connections: u64) -> Result<()> {
-    let output = Cmd::new(root, "target/debug/wharf")
+    let output = Cmd::new(root, target_folder(root)?.join("debug/wharf").display().to_string())
         .args(["bench", "echo", "--json", "--depth", "4", "--duration", "2s"])
         // Wine is slow: on a busy machine the last of 4,000 answers came after more than 5 s.
         .args(["--grace", "60s"])

@@ -43,6 +43,11 @@ impl Entry {
         Entry { name: name.to_owned(), bytes: bytes.into(), mode: 0o644 }
     }
 
+    /// What it says, if it is text.
+    pub(super) fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.bytes).ok()
+    }
+
     pub(super) fn program(name: &str, bytes: Vec<u8>) -> Entry {
         Entry { mode: 0o755, ..Entry::file(name, bytes) }
     }

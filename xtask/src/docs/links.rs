@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use super::pages::Page;
@@ -30,7 +30,7 @@ fn target(root: &Path, pages: &[Page], page: &Page, link: &str) -> Target {
     if path.contains("://") || path.starts_with("mailto:") {
         return Target::Elsewhere;
     }
-    let Some(path) = resolve(&page.path, path) else { return Target::Nowhere };
+    let Some(path) = markdown::resolve(&page.path, path) else { return Target::Nowhere };
     let full = root.join(&path);
     if pages.iter().any(|page| page.path == path) {
         Target::Page(path, anchor)
@@ -41,20 +41,6 @@ fn target(root: &Path, pages: &[Page], page: &Page, link: &str) -> Target {
     } else {
         Target::Nowhere
     }
-}
-
-/// The link as a path in the repository, unless it leaves it.
-fn resolve(page: &Path, link: &str) -> Option<PathBuf> {
-    let mut path = page.parent()?.to_path_buf();
-    for component in Path::new(link).components() {
-        match component {
-            Component::Normal(name) => path.push(name),
-            Component::ParentDir if path.parent().is_some() => _ = path.pop(),
-            Component::CurDir => {}
-            _ => return None,
-        }
-    }
-    Some(path)
 }
 
 /// One line for each link that leads nowhere, or to a heading that is not there.
