@@ -44,8 +44,8 @@ pub use crate::{
     rate::Rate,
     settings::Settings,
     store::{
-        Accounts, Embedded, Format, Location, Memory, Open, Redis, Scheme, Store, StoreError,
-        check_name,
+        Accounts, Embedded, Format, Location, Memory, Open, Redis, RedisUrl, Scheme, Store,
+        StoreError, check_name, hide_password,
     },
     user::{Stage, User},
 };

@@ -3,6 +3,7 @@
 mod embedded;
 mod memory;
 mod redis;
+mod url;
 
 use std::{error::Error, fmt, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -10,6 +11,7 @@ pub use self::{
     embedded::Embedded,
     memory::{Memory, Open},
     redis::{Format, Redis},
+    url::{RedisUrl, hide_password},
 };
 use crate::{
     packets::{NAME_BYTES, Name},
@@ -248,9 +250,9 @@ pub enum Location {
     /// A file of this program's own.
     Embedded(PathBuf),
     /// A Redis server that holds hashes under `wharf:user:NAME`.
-    Redis(String),
+    Redis(RedisUrl),
     /// A Redis server that holds plain passwords under the bare name, as the tutorial has it.
-    RedisTutorial(String),
+    RedisTutorial(RedisUrl),
     /// Any name and password.
     Open,
 }
@@ -288,13 +290,7 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, place) = text.split_once(':').unwrap_or((text, ""));
-        let url = || match place {
-            "" => {
-                Err(format!("{kind}: takes the URL of a server, such as {kind}:redis://127.0.0.1"))
-            }
-            url if url.contains("://") => Ok(url.to_owned()),
-            address => Ok(format!("redis://{address}")),
-        };
+        let url = || place.parse().map_err(|error| format!("{kind}: {error}"));
         match kind {
             "embedded" if place.is_empty() => {
                 Err("embedded: takes the path of a file, such as embedded:users.redb".to_owned())
@@ -303,8 +299,10 @@ impl FromStr for Location {
             "redis" => url().map(Self::Redis),
             "redis-tutorial" => url().map(Self::RedisTutorial),
             "open" if place.is_empty() => Ok(Self::Open),
+            // What comes behind it may have a password in it.
             _ => Err(format!(
-                "{text:?} is no store: expected embedded:PATH, redis:URL, redis-tutorial:URL or open"
+                "{kind:?} is no kind of store: expected embedded:PATH, redis:URL, \
+                 redis-tutorial:URL or open"
             )),
         }
     }
@@ -391,13 +389,15 @@ mod tests {
             "embedded:users.redb",
             "embedded:C:/users.redb",
             "redis:redis://127.0.0.1:6380/2",
-            "redis-tutorial:redis://:pw@127.0.0.1",
             "open",
         ] {
             assert_eq!(text.parse::<Location>().unwrap().to_string(), text);
         }
+        let secret: Location = "redis-tutorial:redis://:pw@127.0.0.1".parse().unwrap();
+        assert_eq!(secret.to_string(), "redis-tutorial:redis://:***@127.0.0.1");
+        assert_eq!(format!("{secret:?}"), "RedisTutorial(redis://:***@127.0.0.1)");
         let short: Location = "redis:127.0.0.1:6379".parse().unwrap();
-        assert_eq!(short, Location::Redis("redis://127.0.0.1:6379".to_owned()));
+        assert_eq!(short.to_string(), "redis:redis://127.0.0.1:6379");
         for text in ["", "embedded", "embedded:", "redis", "redis:", "open:x", "mysql:x"] {
             assert!(text.parse::<Location>().is_err(), "{text:?}");
         }

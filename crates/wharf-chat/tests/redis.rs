@@ -1,11 +1,15 @@
 //! The login stores in a real Redis, which is killed, started again, and stopped. Where there is no
 //! `redis-server`, that is said, and nothing is tested.
 
+#![expect(clippy::disallowed_methods, reason = "a test may start threads")]
+
 mod support;
 
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -49,7 +53,8 @@ fn free_port() -> u16 {
 }
 
 fn accounts(port: u16, format: Format) -> Accounts {
-    let store = Redis::new(&format!("redis://127.0.0.1:{port}"), format).unwrap();
+    let url = format!("redis://127.0.0.1:{port}").parse().unwrap();
+    let store = Redis::new(&url, format).unwrap();
     Accounts::with(store, Passwords::new(Cost::LEAST))
 }
 
@@ -123,6 +128,91 @@ fn logins_fail_while_redis_is_down_and_everything_else_goes_on() {
     redis.signal("-CONT");
     assert!(eventually(|| third.login("user1", "pw") == 31), "it judges again: that id is online");
     server.finish();
+}
+
+/// What logins came to that several connections try on and on.
+#[derive(Default)]
+struct Logins {
+    are_over: AtomicBool,
+    let_in: AtomicU64,
+    put_off: AtomicU64,
+}
+
+impl Logins {
+    fn go_on(&self, address: SocketAddr, name: &str) {
+        while !self.are_over.load(Ordering::Relaxed) {
+            let mut client = Client::connect(address);
+            match client.login(name, "pw") {
+                0 => _ = self.let_in.fetch_add(1, Ordering::Relaxed),
+                63 => _ = self.put_off.fetch_add(1, Ordering::Relaxed),
+                // The name is not free again yet; or the Redis does not know it yet.
+                31 | 33 => {}
+                other => panic!("{name}: {other}"),
+            }
+            // An orderly end would use up the machine's ports.
+            client.reset();
+            pause(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether so many more come to this.
+    fn more(count: &AtomicU64, logins: u64) -> bool {
+        let wanted = count.load(Ordering::Relaxed) + logins;
+        eventually(|| count.load(Ordering::Relaxed) >= wanted)
+    }
+}
+
+/// Every login is answered, also those that are under way when the Redis goes, and a room goes on.
+#[test]
+fn a_redis_is_killed_started_and_stopped_while_many_log_in() {
+    let Some(redis) = RedisServer::start(free_port()) else { return };
+    let port = redis.port;
+    let accounts = accounts(port, Format::Hashes);
+    let names: Vec<String> = (0..8).map(|user| format!("user{user}")).collect();
+    let add_all = || {
+        names.iter().all(|name| {
+            let is_there = || accounts.names().is_ok_and(|names| names.contains(name));
+            eventually(|| accounts.add(name, "pw").is_ok() || is_there())
+        })
+    };
+    assert!(add_all());
+    let server = start_with(Settings::default(), accounts.clone(), |builder| builder);
+    let mut member = server.member("user0", 0);
+    let logins = Logins::default();
+    thread::scope(|scope| {
+        // They end with the test, also where it fails.
+        let _over = OnDrop(&logins.are_over);
+        for name in &names[1..] {
+            scope.spawn(|| logins.go_on(server.address, name));
+        }
+        assert!(Logins::more(&logins.let_in, 50));
+        drop(redis);
+        assert!(Logins::more(&logins.put_off, 50), "killed");
+        says_and_hears(&mut member, "while it is down");
+        let redis = RedisServer::start(port).unwrap();
+        assert!(add_all());
+        assert!(Logins::more(&logins.let_in, 50), "started again");
+        redis.signal("-STOP");
+        // Those that it has been asked for first wait for as long as it may take.
+        for second in 1..=10 {
+            assert!(Logins::more(&logins.put_off, 1), "stopped for {second} s");
+            says_and_hears(&mut member, "while it is stopped");
+            pause(Duration::from_secs(1));
+        }
+        redis.signal("-CONT");
+        assert!(Logins::more(&logins.let_in, 50), "it goes on");
+    });
+    drop(member);
+    server.until("nobody is left", |chat| chat.counts().online == 0);
+    server.finish();
+}
+
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn says_and_hears(client: &mut Client, text: &str) {

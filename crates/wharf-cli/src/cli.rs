@@ -113,6 +113,7 @@ pub(crate) fn command() -> Command {
         .subcommand(
             user::Options::augment_args(Command::new("user"))
                 .about("Manage the chat's users, also those of a running server")
+                .arg(settings::argument_of(STORE).global(true))
                 .arg(control_argument().global(true))
                 .arg(config_argument()),
         )
@@ -178,6 +179,7 @@ fn control_argument() -> Arg {
 }
 
 const CONTROL: &str = "server.control";
+const STORE: &str = "server.store";
 
 fn config_argument() -> Arg {
     Arg::new("config")

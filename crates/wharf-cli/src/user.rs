@@ -23,10 +23,6 @@ pub(crate) use task::{Password, Task, held_store};
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Where users are: embedded:PATH, redis:URL or redis-tutorial:URL [default: the setting
-    /// `server.store`]
-    #[arg(long, global = true, value_name = "KIND:PLACE", value_parser = |text: &str| text.parse::<Location>())]
-    pub(crate) store: Option<Location>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -61,13 +57,11 @@ pub(crate) enum Command {
     },
 }
 
-/// Does it; `store` is where users are unless the options say otherwise, and `control` where a server
-/// may be that has them.
+/// Does it; `location` is where users are, and `control` where a server may be that has them.
 ///
 /// # Errors
 /// The store fails, or has no such user, or has one already.
-pub(crate) fn run(options: &Options, store: &Location, control: &Control) -> Result<ExitCode> {
-    let location = options.store.as_ref().unwrap_or(store);
+pub(crate) fn run(options: &Options, location: &Location, control: &Control) -> Result<ExitCode> {
     let users = Users::find(location, control)?;
     let (task, done) = match &options.command {
         Command::Add { name, password_stdin } => {
@@ -123,7 +117,7 @@ impl Users {
                 }
             }
         }
-        Ok(Self::Here(location.accounts()?))
+        Ok(Self::Here(location.accounts().map_err(|error| explain(error, location))?))
     }
 
     fn run(&self, task: Task) -> Result<Vec<String>, StoreError> {
@@ -140,17 +134,7 @@ fn explain(error: StoreError, location: &Location) -> anyhow::Error {
             "{error}, a running server probably: name its control channel with --control PATH, or \
              stop it for as long as this takes"
         ),
-        error => anyhow::anyhow!("{error} (in {})", kind(location)),
-    }
-}
-
-/// Without the address of a Redis server, in which there may be its password.
-fn kind(location: &Location) -> String {
-    match location {
-        Location::Embedded(path) => format!("embedded:{}", path.display()),
-        Location::Redis(_) => "redis".to_owned(),
-        Location::RedisTutorial(_) => "redis-tutorial".to_owned(),
-        Location::Open => "open".to_owned(),
+        error => anyhow::anyhow!("{error} (in {location})"),
     }
 }
 

@@ -11,7 +11,7 @@ use redis::{Client, Commands as _, Connection, ErrorKind, RedisError, RedisResul
 
 use wharf::Reconnect;
 
-use super::{Scheme, Store, StoreError};
+use super::{RedisUrl, Scheme, Store, StoreError};
 
 /// How users are kept there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +42,8 @@ impl Redis {
     ///
     /// # Errors
     /// It is no address of a Redis server.
-    pub fn new(url: &str, format: Format) -> Result<Self, StoreError> {
-        let client = Client::open(url).map_err(|error| {
+    pub fn new(url: &RedisUrl, format: Format) -> Result<Self, StoreError> {
+        let client = Client::open(url.with_password()).map_err(|error| {
             StoreError::Refused(format!("the login store's address is none of a Redis: {error}"))
         })?;
         let link =

@@ -32,6 +32,8 @@ impl Value for ChatAddress {
 pub(crate) struct StoreLocation(pub(crate) Location);
 
 impl Value for StoreLocation {
+    const HAS_SECRETS: bool = true;
+
     fn parse(text: &str, _unit: &str) -> Result<Self, String> {
         text.parse().map(Self)
     }

@@ -20,14 +20,18 @@ pub(crate) struct Definition {
     pub(crate) help_lines: &'static [&'static str],
     pub(crate) reason: &'static str,
     pub(crate) is_list: bool,
+    /// Whether what is written may have a password in it.
+    pub(crate) has_secrets: bool,
     /// What the flag alone means, without a value behind it.
     pub(crate) bare: Option<&'static str>,
     pub(crate) ranges: &'static [RangeInclusive<u64>],
     pub(crate) choices: fn() -> Vec<PossibleValue>,
     pub(crate) placeholder: fn() -> Option<&'static str>,
     pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
-    /// The value as TOML.
+    /// The value as TOML, without its secrets.
     pub(crate) toml: fn(&Settings) -> String,
+    /// Whether the value is the same in both, its secrets too.
+    pub(crate) same: fn(&Settings, &Settings) -> bool,
 }
 
 impl Definition {
@@ -50,6 +54,11 @@ impl Definition {
     /// Whether this text is a value of this setting.
     pub(crate) fn check(&self, text: &str) -> Result<(), String> {
         (self.set)(&mut Settings::default(), text)
+    }
+
+    /// What was written for this setting, as it may be shown.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        if self.has_secrets { wharf_chat::hide_password(text) } else { text.to_owned() }
     }
 
     fn bare_key(&self) -> &'static str {
@@ -133,6 +142,7 @@ macro_rules! settings {
                 reason: $reason,
                 bare: $crate::settings::definition::first(&[$($bare)?]),
                 is_list: <$kind as $crate::settings::value::Value>::IS_LIST,
+                has_secrets: <$kind as $crate::settings::value::Value>::HAS_SECRETS,
                 ranges: &[$($range)?],
                 choices: <$kind as $crate::settings::value::Value>::choices,
                 placeholder: <$kind as $crate::settings::value::Value>::placeholder,
@@ -142,6 +152,7 @@ macro_rules! settings {
                     Ok(())
                 },
                 toml: |settings| $crate::settings::value::Value::toml(&settings.$section.$name),
+                same: |one, other| one.$section.$name == other.$section.$name,
             },
         )+)+];
 

@@ -91,14 +91,16 @@ impl<'a> Reader<'a> {
     /// Adds a problem: `wharf.toml:3: message`, the line with the place marked, the suggestion.
     fn refuse(&mut self, span: Range<usize>, message: &str, hint: Option<String>) {
         let (line, column) = self.place(span.start);
-        let source = self.text.lines().nth(line - 1).unwrap_or("").trim_end();
+        let source = shown(self.text.lines().nth(line - 1).unwrap_or("").trim_end());
         let before: String = source
             .chars()
             .take(column)
             .map(|character| if character == '\t' { '\t' } else { ' ' })
             .collect();
         let marked = self.text.get(span.clone()).unwrap_or("").lines().next().unwrap_or("");
-        let marks = "^".repeat(marked.chars().count().max(1));
+        // Of a password that is left out there is nothing to mark.
+        let marks = marked.chars().count().min(source.chars().count().saturating_sub(column));
+        let marks = "^".repeat(marks.max(1));
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         let mut problem = format!(
@@ -117,6 +119,12 @@ impl<'a> Reader<'a> {
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (before.matches('\n').count() + 1, before[line_start..].chars().count())
     }
+}
+
+/// A line as it may be shown. One that cannot be read may still name a store, with its password.
+fn shown(line: &str) -> String {
+    let may_have_secrets = line.contains("store") || line.contains("://");
+    if may_have_secrets { wharf_chat::hide_password(line) } else { line.to_owned() }
 }
 
 /// The key that was probably meant: this name in another section, or a name that is near.

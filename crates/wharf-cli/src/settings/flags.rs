@@ -53,7 +53,10 @@ fn argument(definition: &'static Definition) -> Arg {
         Some(bare) => argument.num_args(0..=1).default_missing_value(bare),
         None => argument,
     };
-    if choices.is_empty() {
+    if definition.has_secrets {
+        // An error of the parser would show what was written; whoever loads the settings finds it, too.
+        argument
+    } else if choices.is_empty() {
         argument.value_parser(move |text: &str| definition.check(text).map(|()| text.to_owned()))
     } else {
         argument.hide_possible_values(true).value_parser(PossibleValuesParser::new(choices))

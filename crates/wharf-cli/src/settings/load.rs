@@ -137,7 +137,7 @@ fn shown_path(directory: &Path, path: PathBuf) -> PathBuf {
 }
 
 fn refused(definition: &Definition, assignment: &Assignment, message: &str) -> String {
-    let text = &assignment.text;
+    let text = definition.shown(&assignment.text);
     match &assignment.origin {
         Origin::Environment(name) => format!("{name}={text:?}: {message}"),
         Origin::Flag(flag) => format!("--{flag} {text:?}: {message}"),
@@ -265,6 +265,36 @@ mod tests {
             "--limits-frame-bytes-max \"0\": must be from 1 byte to 1 GiB",
         ] {
             assert!(error.contains(expected), "{expected:?} is missing in\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_in_no_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wharf.toml");
+        for line in [
+            "store = \"redi:kim:secret@host\"",
+            "store = \"redis://kim:secret@host",
+            "store = [\"redis:redis://:secret@host\"]",
+            "stor = \"redis:redis://:secret@host\"",
+        ] {
+            fs::write(&path, format!("[server]\n{line}\n")).unwrap();
+            let problems = load(Sources {
+                named_file: Some(path.clone()),
+                environment: environment(&[("WHARF_STORE", "redis//:secret@host")]),
+                flags: vec![flag("server.store", "redi:kim:secret@host")],
+                ..Sources::default()
+            });
+            let problems = problems.unwrap_err().to_string();
+            assert!(!problems.contains("secret"), "{problems}");
+            for expected in [
+                "wharf.toml:2: ",
+                "@host",
+                "WHARF_STORE=\"redis//:***@host\": \"redis//\" is no kind of store",
+                "--store \"redi:kim:***@host\": \"redi\" is no kind of store",
+            ] {
+                assert!(problems.contains(expected), "{expected:?} is missing in\n{problems}");
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use super::value::range_text;
 use super::{DEFINITIONS, Definition, Loaded, SECTIONS, Section};
 use crate::reload::is_reloadable;
 
-/// Every setting, its value and where the value came from, as TOML that can be loaded again.
+/// Every setting, its value and where the value came from, as TOML that can be loaded again, but for
+/// secrets: those have to be written out first.
 pub(crate) fn effective(loaded: &Loaded) -> String {
     let mut page =
         String::from("# Every setting of wharf, its value and where the value came from.\n");
@@ -70,6 +71,9 @@ and wait for a restart.
 `wharf serve --print-config` shows every value and where it came from, as TOML. An unknown name or
 a wrong value is an error (exit status 2) that names the place and, if one is near, the name that
 was probably meant. That is also true of variables that begin with `WHARF_`.
+
+The password of a Redis in `server.store` is shown nowhere, neither there nor in a log or an error:
+`***` stands for it, and is refused as a password.
 
 Durations are written as `10s`, `500ms`, `1m30s`; sizes as `64KiB`, `1MiB` (powers of 1024) or
 `64kB`, `1MB` (powers of 1000). A plain number counts in the setting's unit.
@@ -156,6 +160,20 @@ mod tests {
         fs::write(&path, effective(&first)).unwrap();
         let second = load(Sources { named_file: Some(path), ..Sources::default() }).unwrap();
         assert_eq!(first.settings, second.settings);
+    }
+
+    #[test]
+    fn a_password_is_left_out_and_then_missed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = ("WHARF_STORE".to_owned(), "redis:redis://kim:secret@host".to_owned());
+        let first = load(Sources { environment: vec![store], ..Sources::default() }).unwrap();
+        let printed = effective(&first);
+        assert!(printed.contains("store = \"redis:redis://kim:***@host\"  # env"), "{printed}");
+        assert!(!format!("{:?}", first.settings).contains("secret"));
+        let path = directory.path().join("printed.toml");
+        fs::write(&path, printed).unwrap();
+        let again = load(Sources { named_file: Some(path), ..Sources::default() });
+        assert!(again.unwrap_err().to_string().contains("write it out"));
     }
 
     #[test]

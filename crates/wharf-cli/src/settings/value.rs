@@ -20,10 +20,13 @@ pub(crate) trait Value: Sized {
     /// Whether a TOML list, a repeated flag and commas in the environment are accepted.
     const IS_LIST: bool = false;
 
+    /// Whether there may be a secret in what is written, which is then shown to nobody.
+    const HAS_SECRETS: bool = false;
+
     /// Reads a value; a plain number counts in `unit`.
     fn parse(text: &str, unit: &str) -> Result<Self, String>;
 
-    /// The value as TOML.
+    /// The value as TOML, without its secrets.
     fn toml(&self) -> String;
 
     /// The value as a number for a range check: bytes, milliseconds, or the number itself.

@@ -77,7 +77,7 @@ mod tests {
         assert_ne!(name(&folder.path().join("other.redb")), before);
         assert!(name(Path::new("here.redb")).unwrap().len() > "embedded:here.redb".len());
         assert_eq!(name(&folder.path().join("no/such/users.redb")), None);
-        assert_eq!(held_store(&Location::Redis("redis://x".to_owned())), None);
+        assert_eq!(held_store(&"redis:redis://x".parse().unwrap()), None);
     }
 
     #[test]

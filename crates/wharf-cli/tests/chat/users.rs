@@ -31,6 +31,30 @@ fn users_are_added_listed_changed_and_removed() {
     assert!(status == 1 && error.contains("at most 32 bytes"), "{error}");
 }
 
+/// Neither of a store that does not answer, nor of what is none, nor in a configuration.
+#[test]
+fn the_password_of_a_store_is_told_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    for (arguments, expected) in [
+        (&["list", "--store", "redis:redis://kim:secret@127.0.0.1:1"][..], 1),
+        (&["--store", "redis:redis://kim:secret@127.0.0.1:1", "add", "a"], 1),
+        (&["list", "--store", "redis:redis://kim:secret@127.0.0.1:1:1"], 1),
+        (&["list", "--store", "redi:redis://kim:secret@127.0.0.1:1"], 2),
+    ] {
+        let (status, said, error) = user(path, arguments, "1");
+        assert_eq!((status, &*said), (expected, ""), "{arguments:?}: {error}");
+        assert!(error.contains("redis://kim:***@127.0.0.1:1"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+    let printed = wharf(path)
+        .args(["serve", "--print-config", "--store", "redis:kim:secret@127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.contains("\"redis:redis://kim:***@127.0.0.1:1\""), "{printed}");
+}
+
 /// What `wharf user import` has reported is there, whenever it is killed.
 #[test]
 fn a_user_that_was_reported_survives_a_kill() {
