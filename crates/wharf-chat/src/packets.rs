@@ -2,7 +2,7 @@
 //!
 //! [`LengthField::TUTORIAL`]: wharf::framing::LengthField::TUTORIAL
 
-use wharf::packet::{List, Rest, ShortText, Text, TextRef};
+use wharf::packet::{List, Packet as _, Rest, ShortText, Text, TextRef};
 
 /// Bytes of a name's or a password's field: 32 and a NUL. One that is received may fill the field.
 pub const NAME_BYTES: usize = 33;
@@ -129,8 +129,7 @@ pub enum Outcome {
     AlreadyLoggedIn = 31,
     /// No more users can be logged in.
     ServerFull = 32,
-    /// Unknown id or wrong password (one code for both), also an id or a password that is no text;
-    /// and a login that the store could not judge.
+    /// Unknown id or wrong password (one code for both), also an id or a password that is no text.
     LoginFailed = 33,
     /// Entering without having logged in.
     NotLoggedIn = 51,
@@ -141,7 +140,8 @@ pub enum Outcome {
     /// Entering a room that is not there, or leaving outside a room; also a request for either that
     /// has the wrong length.
     NoSuchRoom = 61,
-    /// Too many packets, or too many logins at one time: try again later.
+    /// Too many packets. To a login also: too many at one time, too many failed ones from this address,
+    /// or the store does not answer. Try again later.
     TooMany = 63,
     /// Chat outside a room; also one whose text is not UTF-8 or whose length is wrong.
     CannotChat = 81,
@@ -180,20 +180,26 @@ impl Outcome {
         self as i16
     }
 
-    /// What a person is told.
+    /// What a person is told by it in the answer to this request, named by its packet's id: one code
+    /// means different things to a login and to a text.
     #[must_use]
-    pub const fn text(self) -> &'static str {
-        match self {
-            Outcome::Ok => "ok",
-            Outcome::AlreadyLoggedIn => "already logged in",
-            Outcome::ServerFull => "the server is full",
-            Outcome::LoginFailed => "unknown id or wrong password",
-            Outcome::NotLoggedIn => "not logged in",
-            Outcome::AlreadyInRoom => "already in a room",
-            Outcome::RoomFull => "the room is full",
-            Outcome::NoSuchRoom => "no such room, or in no room",
-            Outcome::TooMany => "too many packets: try again later",
-            Outcome::CannotChat => "not in a room, or not a text",
+    pub const fn text(self, request: u32) -> &'static str {
+        match (self, request) {
+            (Outcome::Ok, _) => "ok",
+            (Outcome::AlreadyLoggedIn, _) => "already logged in",
+            (Outcome::ServerFull, _) => "the server is full",
+            (Outcome::LoginFailed, _) => "unknown id or wrong password",
+            (Outcome::NotLoggedIn, _) => "not logged in",
+            (Outcome::AlreadyInRoom, _) => "already in a room",
+            (Outcome::RoomFull, _) => "the room is full",
+            (Outcome::NoSuchRoom, LeaveRequest::ID) => "in no room",
+            (Outcome::NoSuchRoom, _) => "no such room",
+            (Outcome::TooMany, LoginRequest::ID) => {
+                "too many logins at this time or failed ones from this address, or nobody who can \
+                 check it answers: try again later"
+            }
+            (Outcome::TooMany, _) => "too many packets: try again later",
+            (Outcome::CannotChat, _) => "not in a room, or not a text",
         }
     }
 }

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
+use serde_json::json;
 
 use crate::load::{self, Arrival, Group, Interrupts, Kind, Rate, Scenario, Sizes, Traffic};
 use crate::settings::{Engine, Framing, parse_value, to_reach};
@@ -139,12 +140,31 @@ impl Options {
 
 /// Attacks, and tells what honest users felt: 0 if they were served, 1 if not, 2 for wrong usage.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let harm = options.harm.to_possible_value().map(|value| value.get_name().to_owned());
-    let harm = harm.unwrap_or_default();
     if let Err(mistake) = options.check() {
         eprintln!("error: {mistake}");
         return Ok(ExitCode::from(2));
     }
+    let verdict = match judge(options) {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            // A program that reads the verdict is told what the person is told on standard error.
+            if options.json {
+                let failure = json!({ "served": false, "error": format!("{error:#}") });
+                crate::bench::print(&format!("{failure:#}\n"))?;
+            }
+            return Err(error);
+        }
+    };
+    let text = if options.json { format!("{:#}\n", verdict.json()) } else { verdict.text() };
+    crate::bench::print(&text)?;
+    Ok(if verdict.is_served() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// # Errors
+/// Nobody is served even without an attack, or the attack cannot begin.
+fn judge(options: &Options) -> Result<Verdict> {
+    let harm = options.harm.to_possible_value().map(|value| value.get_name().to_owned());
+    let harm = harm.unwrap_or_default();
     let interrupts = Interrupts::handle()?;
     let honest = |name: &str, measured| {
         load::run_part(&options.honest(measured), &format!("{name}: "), &interrupts)
@@ -152,23 +172,23 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let quiet_time = options.duration.min(QUIET_TIME_MAX);
     let before = honest("before the attack", quiet_time)
         .context("honest users are not served even without an attack")?;
-    if before.errors() > 0 {
-        anyhow::bail!(
-            "honest users get wrong answers even without an attack: does {} echo in {} framing?",
-            options.addr,
-            options.framing()
-        );
-    }
+    ensure!(!before.was_interrupted, "interrupted before the attack");
+    ensure!(
+        before.errors() == 0,
+        "honest users get wrong answers even without an attack: does {} echo in {} framing?",
+        options.addr,
+        options.framing()
+    );
     let is_over = AtomicBool::new(false);
     let attack = Attack::new(options)?;
-    let (during, tally) = thread::scope(|scope| {
+    let (during, attackers) = thread::scope(|scope| {
         let attackers = scope.spawn(|| attack.run(&is_over));
         let during = honest(&format!("during {harm}"), options.duration);
         is_over.store(true, Ordering::Relaxed);
         (during, attackers.join().expect("attackers do not panic"))
     });
     let after = honest("after the attack", quiet_time);
-    let verdict = Verdict {
+    Ok(Verdict {
         harm,
         addr: options.addr,
         p99_max: options.p99_max,
@@ -177,11 +197,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             Phase::new("during", during.as_ref()),
             Phase::new("after", after.as_ref()),
         ],
-        attackers: tally,
-    };
-    let text = if options.json { format!("{:#}\n", verdict.json()) } else { verdict.text() };
-    crate::bench::print(&text)?;
-    Ok(if verdict.is_served() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        attackers,
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -191,11 +208,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
-    parse_value(text, "ms")
+    let time: Duration = parse_value(text, "ms")?;
+    (time <= PATIENCE_MAX).then_some(time).ok_or("expected 1 hour at most".to_owned())
 }
 
 /// Nobody forgets an attack that goes on for a day.
 const DURATION_MAX: Duration = Duration::from_secs(600);
+
+/// As long as latencies are told apart.
+const PATIENCE_MAX: Duration = Duration::from_secs(3600);
 
 /// Honest users: enough to see, few enough to be no load.
 const HONEST_USERS: u32 = 10;

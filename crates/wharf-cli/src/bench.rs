@@ -1,5 +1,6 @@
 //! `wharf bench`: what can be asked of the load, and how it becomes a scenario.
 
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::load::{
-    self, Arrival, CONNECTIONS_MAX, Group, Kind, Measured, Mix, Rate, Scenario, Sizes, Talk,
-    Tolerance, Traffic, Walking,
+    self, Arrival, CONNECTIONS_MAX, Group, Kind, MESSAGES_MAX, Measured, Mix, Rate, Scenario,
+    Sizes, Talk, Tolerance, Traffic, Walking, time, visits, whole,
 };
-use crate::settings::{Engine, Framing, parse_value, to_reach};
+use crate::settings::{Engine, Framing, to_reach};
 
 /// The kinds of load.
 #[derive(Clone, Debug, Subcommand)]
@@ -48,16 +49,16 @@ pub(crate) struct Common {
     #[arg(long, value_enum)]
     pub(crate) framing: Option<Framing>,
     /// Connections at the same time
-    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
+    #[arg(long, value_name = "N", default_value = "50", value_parser = |text: &str| whole(text, 1, CONNECTIONS_MAX))]
     pub(crate) connections: u32,
     /// How long to measure, such as `10s`; a plain number counts seconds
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = time)]
     pub(crate) duration: Duration,
     /// How long to load before measuring
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = time)]
     pub(crate) warmup: Duration,
-    /// How long to wait at the end for answers that are still under way
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = seconds)]
+    /// How long to wait for answers: at the end, and at the start where users have to be let in
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = time)]
     pub(crate) grace: Duration,
     /// Runs, one after the other; medians and spread are told
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -101,7 +102,7 @@ pub(crate) struct Echo {
     size: Sizes,
     /// Messages under way per connection: all the time in a closed loop, at most with --rate
     /// [default: 1; with --rate 1,024]
-    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "P", value_parser = |text: &str| whole(text, 1, MESSAGES_MAX))]
     depth: Option<u32>,
     /// Messages per second of all connections together, whatever the server does: `5000`, a ramp
     /// `1000..20000`, or steps `1000,2000,4000`
@@ -121,10 +122,10 @@ pub(crate) struct Connect {
     #[arg(long, value_name = "SIZE", default_value = "64")]
     size: Sizes,
     /// Messages of a visit; 0: only connects
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = |text: &str| whole(text, 0, MESSAGES_MAX))]
     messages: u32,
     /// At most so many visits per second [default: the next begins when one is over]
-    #[arg(long, value_name = "RATE", value_parser = positive)]
+    #[arg(long, value_name = "RATE", value_parser = visits)]
     rate: Option<f64>,
 }
 
@@ -133,7 +134,10 @@ pub(crate) struct Connect {
 pub(crate) struct Idle {
     #[command(flatten)]
     common: Common,
-    /// Payload of the one message of a connection
+    /// Messages of a connection before it is silent; 0: for a server that returns none
+    #[arg(long, value_name = "N", default_value = "1", value_parser = |text: &str| whole(text, 0, MESSAGES_MAX))]
+    messages: u32,
+    /// Payload of one message, such as `64` or `4KiB`
     #[arg(long, value_name = "SIZE", default_value = "64")]
     size: Sizes,
 }
@@ -172,7 +176,7 @@ pub(crate) struct Chat {
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     rooms: u32,
     /// After so long in a room a user leaves and enters again [default: stays]
-    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", value_parser = time)]
     stay: Option<Duration>,
 }
 
@@ -238,8 +242,9 @@ impl Bench {
                 let kind = Kind::Connect { messages: *messages, sizes: *size, rate: *rate };
                 (common.scenario("connect", kind), common)
             }
-            Bench::Idle(Idle { common, size }) => {
-                (common.scenario("idle", Kind::Idle { sizes: *size }), common)
+            Bench::Idle(Idle { common, messages, size }) => {
+                let kind = Kind::Idle { messages: *messages, sizes: *size };
+                (common.scenario("idle", kind), common)
             }
             Bench::Chat(Chat { users, rooms, stay }) => {
                 (users.scenario("chat", *rooms, None, *stay), &users.common)
@@ -284,7 +289,7 @@ impl Common {
     fn mix(&self, file: &Path) -> Result<Scenario> {
         let mix = Mix::read(file)?;
         let usual = Sizes { shortest: 64, longest: 64 };
-        let mut scenario = self.scenario("mix", Kind::Idle { sizes: usual });
+        let mut scenario = self.scenario("mix", Kind::Idle { messages: 1, sizes: usual });
         let [duration, warmup] = mix.times().with_context(|| file.display().to_string())?;
         scenario.duration = duration.unwrap_or(self.duration);
         scenario.warmup = warmup.unwrap_or(self.warmup);
@@ -337,6 +342,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     };
     // Read first: a load whose result nothing can be done with need not run.
     let baseline = common.baseline.as_deref().map(Measured::read).transpose()?;
+    common.hdr.iter().chain(&common.report).try_for_each(|path| check_writable(path))?;
     let report = match load::run(&scenario, common.hdr.is_some()) {
         Ok(report) => report,
         Err(error) => {
@@ -355,7 +361,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         load::write_log(&report, path, ended)?;
     }
     if let Some(path) = &common.report {
-        std::fs::write(path, load::page(&report))
+        fs::write(path, load::page(&report))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let mut is_fine = report.is_right();
@@ -365,6 +371,18 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         is_fine &= compare(&baseline, &result, &common.fail_on, common.json)?;
     }
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Fails if the file could not be written; what is in it stays for now.
+fn check_writable(path: &Path) -> Result<()> {
+    let is_new = !path.exists();
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.with_context(|| format!("cannot write {}", path.display()))?;
+    if is_new {
+        // A load that comes to nothing leaves nothing.
+        fs::remove_file(path).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn run_comparison(options: &Compare) -> Result<ExitCode> {
@@ -398,16 +416,6 @@ pub(crate) fn print(text: &str) -> Result<()> {
         .write_all(text.as_bytes())
         .and_then(|()| output.flush())
         .context("writing the result to standard output")
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    parse_value(text, "s")
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let rate: Option<f64> = text.parse().ok();
-    rate.filter(|rate| *rate > 0.0 && rate.is_finite())
-        .ok_or("expected a number above 0".to_owned())
 }
 
 /// What a connection of an open loop may have under way: enough for a server that stops for a

@@ -19,9 +19,11 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use ratatui::crossterm::event as terminal;
+use wharf::packet::TextRef;
+use wharf_chat::packets::NAME_BYTES;
 
 use crate::settings::to_reach;
 use client::{Client, View};
@@ -39,7 +41,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "127.0.0.1:11021", value_name = "ADDR", value_parser = to_reach)]
     pub(crate) addr: SocketAddr,
     /// Log in as
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub(crate) user: String,
     /// Print each packet as a line of JSON
     #[arg(long)]
@@ -85,7 +87,6 @@ enum Event {
 /// There is no chat at the address, or it does not let this user in.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let password = password()?;
-    ensure!(!options.user.is_empty(), "--user: a name has at least one character");
     let (events, arriving) = mpsc::channel();
     let stream = connection::connect(options.addr)
         .with_context(|| format!("no chat at {}", options.addr))?;
@@ -102,6 +103,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let read = move || if is_screen { read_terminal(&events) } else { read_lines(&events) };
     thread::Builder::new().name("input".to_owned()).spawn(read)?;
     client.run(&arriving)
+}
+
+/// A name that a login can carry.
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("a name has at least one character".to_owned());
+    }
+    TextRef::<NAME_BYTES>::new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 fn password() -> Result<String> {

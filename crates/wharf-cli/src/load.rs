@@ -2,10 +2,11 @@
 //!
 //! `scenario` says what a load consists of, `engine` runs it once: opens connections, lets them warm
 //! up, measures, stops. The workers do the rest: `echo`, `chat` and `arena` send and check, `schedule` says
-//! when, `pattern` what a message contains, `meter` counts into a `tally`. `figures` makes rates and
+//! when, `bounds` how much, `pattern` what a message contains, `meter` counts into a `tally`. `figures` makes rates and
 //! percentiles of that, `report` and `page` show them, `progress` shows that it goes on.
 
 mod arena;
+mod bounds;
 mod chat;
 mod compare;
 mod control;
@@ -36,6 +37,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
 pub(crate) use arena::Walking;
+pub(crate) use bounds::{CONNECTIONS_MAX, MESSAGES_MAX, time, visits, whole};
 pub(crate) use chat::Talk;
 pub(crate) use compare::{Measured, Tolerance, failures, table};
 pub(crate) use engine::{Interrupts, Outcome};
@@ -44,7 +46,7 @@ pub(crate) use mix::Mix;
 pub(crate) use page::page;
 pub(crate) use pattern::{Sizes, mix};
 pub(crate) use report::{Report, duration_text};
-pub(crate) use scenario::{CONNECTIONS_MAX, Group, Kind, Scenario, Traffic};
+pub(crate) use scenario::{Group, Kind, Scenario, Traffic};
 pub(crate) use schedule::{Arrival, Rate};
 pub(crate) use tally::ErrorKind;
 

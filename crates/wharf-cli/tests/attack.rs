@@ -178,5 +178,6 @@ fn what_is_not_to_be_attacked_is_not() {
     assert_eq!(output.status.code(), Some(2));
     let (status, told) = attack("churn", nowhere, "");
     assert_eq!(status, 1);
-    assert!(told.as_str().unwrap_or_default().contains("even without an attack"), "{told:#}");
+    assert_eq!(told["served"], false, "{told:#}");
+    assert!(told["error"].as_str().unwrap().contains("even without an attack"), "{told:#}");
 }

@@ -202,6 +202,9 @@ fn idle_connections_are_held_and_missed_when_they_end() {
         assert_eq!(result["server"]["pid"], server.process.id(), "found by its port");
         assert!(result["server"]["resident_bytes"].as_u64() > Some(0), "{result:#}");
     }
+    let (status, result) = bench_kind_json("idle", server.addr, "--connections 5 --messages 0");
+    assert_eq!((status, &result["answers_verified"]), (0, &0.into()), "{result:#}");
+    assert_eq!(result["connections_opened"], 5, "{result:#}");
     // Answers one message and closes: an hour ends as soon as nothing is left to hold.
     let addr = closing_server();
     let (status, result) = bench_kind_json("idle", addr, "--connections 3 --duration 1h");

@@ -28,8 +28,14 @@ enum Fault {
     Renames,
     /// It comes to its own user before the answer.
     AnswersLate,
-    RefusesLogin,
+    /// A login is answered with this.
+    RefusesLogin(u16),
+    /// A login is not answered, or the connection ended.
+    IgnoresLogin,
+    EndsAtLogin,
     RefusesText,
+    /// No text is answered, and nothing read once there is one.
+    StallsAtText,
 }
 
 const WRONG_TEXT: u64 = 3;
@@ -77,7 +83,12 @@ fn serve(mut stream: &TcpStream, id: u64, rooms: &Rooms, fault: Fault) -> std::i
         match u16::from_le_bytes([header[2], header[3]]) {
             201 => {
                 name = body[..33].to_vec();
-                let result: u16 = if fault == Fault::RefusesLogin { 33 } else { 0 };
+                let result = match fault {
+                    Fault::IgnoresLogin => continue,
+                    Fault::EndsAtLogin => return Ok(()),
+                    Fault::RefusesLogin(result) => result,
+                    _ => 0,
+                };
                 stream.write_all(&packet(202, &result.to_le_bytes()))?;
             }
             206 => {
@@ -92,6 +103,9 @@ fn serve(mut stream: &TcpStream, id: u64, rooms: &Rooms, fault: Fault) -> std::i
                 rooms.get_mut(&place).unwrap().members.retain(|member| member.0 != id);
                 stream.write_all(&packet(216, &[0, 0]))?;
             }
+            221 if fault == Fault::StallsAtText => loop {
+                thread::park();
+            },
             221 => {
                 let mut rooms = rooms.lock().unwrap();
                 let room = rooms.get_mut(&place).unwrap();
@@ -151,8 +165,8 @@ fn bench(kind: &str, addr: SocketAddr, options: &str) -> (i32, Value) {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("wharf"));
     command.current_dir(std::env::temp_dir());
     command.args(["bench", kind, "--addr", &addr.to_string(), "--warmup", "0", "--json"]);
-    command.args(["--rate", "400", "--size", "60..256"]);
-    for (option, usual) in [("--duration", "300ms"), ("--grace", "20s")] {
+    command.args(["--size", "60..256"]);
+    for (option, usual) in [("--rate", "400"), ("--duration", "300ms"), ("--grace", "20s")] {
         if !options.contains(option) {
             command.args([option, usual]);
         }
@@ -237,11 +251,29 @@ fn each_fault_is_found_and_named() {
     }
 }
 
+/// What the load itself cannot put anywhere is no fault of the connection.
+#[test]
+fn texts_that_a_server_does_not_take_wait_and_count_as_slow() {
+    let options = "--connections 2 --rooms 1 --rate 40000 --duration 1s --grace 1s";
+    let (status, result) = bench("chat", chat_server(Fault::StallsAtText), options);
+    assert_eq!(status, 1, "{result:#}");
+    assert!(result["unsent"].as_u64() > Some(1000), "{result:#}");
+    assert_eq!(result["errors"]["connection_lost"], 0, "{result:#}");
+}
+
 #[test]
 fn users_who_may_not_log_in_are_told() {
-    let (status, result) =
-        bench("chat", chat_server(Fault::RefusesLogin), "--connections 3 --rooms 1");
-    assert_eq!(status, 1);
-    let told = result["error"].as_str().unwrap_or_default();
-    assert!(told.contains("the login was refused with 33"), "{result:#}");
+    for (fault, expected) in [
+        (Fault::RefusesLogin(33), "the login was refused: unknown id or wrong password (33)"),
+        (Fault::RefusesLogin(63), "the login was refused: too many logins at this time"),
+        (Fault::RefusesLogin(99), "the login was refused: a code that the protocol lacks (99)"),
+        (Fault::IgnoresLogin, "does not answer: 3 connections wait to be let in"),
+        (Fault::EndsAtLogin, "before its login was answered"),
+    ] {
+        let options = "--connections 3 --rooms 1 --grace 1s";
+        let (status, result) = bench("chat", chat_server(fault), options);
+        let told = result["error"].as_str().unwrap_or_default();
+        assert!(status == 1 && told.contains(expected), "{fault:?}: {result:#}");
+        assert!(!told.contains("is a server running"), "{fault:?}: {told}");
+    }
 }

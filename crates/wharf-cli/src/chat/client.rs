@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use ratatui::crossterm::event as terminal;
 use wharf::Reconnect;
 use wharf::framing::{self, LengthField};
@@ -189,6 +189,12 @@ impl Client {
                 self.arrived(id, &body)?;
             }
             Event::Lost { connection, error } if connection == self.connection => {
+                // Who was never let in has nothing to come back to.
+                ensure!(
+                    self.has_been_online,
+                    "no chat at {}: it ended before the login was answered: {error}",
+                    self.status.address
+                );
                 self.lost(&error);
             }
             Event::Connected { .. } | Event::Arrived { .. } | Event::Lost { .. } => {}
@@ -299,7 +305,7 @@ impl Client {
                 return Ok(());
             }
             _ => {
-                let why = outcome.map_or("refused", Outcome::text);
+                let why = outcome.map_or("refused", |outcome| outcome.text(LoginRequest::ID));
                 bail!("not logged in as {}: {why} ({result})", self.status.user);
             }
         }

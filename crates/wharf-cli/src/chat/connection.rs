@@ -12,6 +12,10 @@ use super::Event;
 /// How long a server may take to accept, and to take what is written.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest packet that is taken. Those of the protocol have 1,024 bytes at most; whoever says that
+/// longer ones follow speaks something else.
+const PACKET_BYTES_MAX: usize = 8192;
+
 /// Connects.
 pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
@@ -62,7 +66,7 @@ fn read_packets(mut stream: TcpStream, connection: u32, events: &Sender<Event>) 
         while let Some(header) = unread[used..].first_chunk::<5>() {
             let total = usize::from(u16::from_le_bytes([header[0], header[1]]));
             let id = u32::from(u16::from_le_bytes([header[2], header[3]]));
-            if total < header.len() {
+            if !(header.len()..=PACKET_BYTES_MAX).contains(&total) {
                 return Err(io::Error::other("what came is no packet of a chat"));
             }
             let Some(packet) = unread.get(used..used + total) else { break };

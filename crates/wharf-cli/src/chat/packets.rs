@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use wharf::packet::{DecodeError, Packet as _};
 use wharf_chat::packets::{
-    ChatNotify, ChatResponse, EnterResponse, LeaveResponse, LoginResponse, Outcome, UserEntered,
-    UserLeft, UserList,
+    ChatNotify, ChatRequest, ChatResponse, EnterRequest, EnterResponse, LeaveRequest,
+    LeaveResponse, LoginRequest, LoginResponse, Outcome, UserEntered, UserLeft, UserList,
 };
 
 /// A packet from the server.
@@ -78,20 +78,20 @@ impl Seen {
 
     /// For people; `None` where they need not be told. `present` is who is in the room.
     pub(super) fn text(&self, present: &BTreeMap<i64, String>) -> Option<String> {
-        let refused = |what: &str, code: u16| match Outcome::from_code(code) {
-            Some(outcome) => format!("* {what}: {} ({code})", outcome.text()),
+        let refused = |what: &str, request: u32, code: u16| match Outcome::from_code(code) {
+            Some(outcome) => format!("* {what}: {} ({code})", outcome.text(request)),
             None => format!("* {what}: {code}"),
         };
         let unsigned = |result: &i16| u16::try_from(*result).unwrap_or(u16::MAX);
         Some(match self {
             Self::Login { result: 0 } => "* logged in; /enter N enters a room".to_owned(),
-            Self::Login { result } => refused("not logged in", *result),
+            Self::Login { result } => refused("not logged in", LoginRequest::ID, *result),
             Self::Enter { result: 0 } => "* in the room".to_owned(),
-            Self::Enter { result } => refused("not entered", unsigned(result)),
+            Self::Enter { result } => refused("not entered", EnterRequest::ID, unsigned(result)),
             Self::Leave { result: 0 } => "* left the room".to_owned(),
-            Self::Leave { result } => refused("not left", unsigned(result)),
+            Self::Leave { result } => refused("not left", LeaveRequest::ID, unsigned(result)),
             Self::Chat { result: 0 } => return None,
-            Self::Chat { result } => refused("not said", unsigned(result)),
+            Self::Chat { result } => refused("not said", ChatRequest::ID, unsigned(result)),
             Self::Said { user, text } => format!("{}: {}", printable(user), printable(text)),
             Self::List { users } => {
                 let names: Vec<String> = users.iter().map(|(_, user)| printable(user)).collect();
@@ -138,6 +138,9 @@ mod tests {
             (207, &[54, 0], Some("* not entered: the room is full (54)")),
             (207, &[0xFF, 0xFF], Some("* not entered: 65535")),
             (216, &[0, 0], Some("* left the room")),
+            (216, &[61, 0], Some("* not left: in no room (61)")),
+            (207, &[61, 0], Some("* not entered: no such room (61)")),
+            (222, &[63, 0], Some("* not said: too many packets: try again later (63)")),
             (222, &[0, 0], None),
             (217, &[7, 0, 0, 0, 0, 0, 0, 0], Some("* user0 has gone")),
             (999, &[], Some("* a packet with the unknown id 999")),
@@ -146,5 +149,7 @@ mod tests {
             assert_eq!(text.as_deref(), line);
         }
         assert!(Seen::of(202, &[0]).is_err());
+        let busy = Seen::of(202, &[63, 0]).unwrap().text(&present).unwrap();
+        assert!(busy.starts_with("* not logged in: too many logins"), "{busy}");
     }
 }

@@ -120,11 +120,11 @@ impl Client {
                 cx.set_timer(Duration::from_nanos(wait_ns), TURN);
                 return Ok(());
             }
-            schedule.advance(&mut data.arrivals, meant_ns);
             if data.under_way.len() == UNDER_WAY_MAX {
-                self.meter.never_sent(meant_ns);
+                self.meter.never_sent_before(&mut data.arrivals, now_ns + 1);
                 continue;
             }
+            schedule.advance(&mut data.arrivals, meant_ns);
             data.turns += 1;
             let chance = mix(u64::from(data.number) << 32 | u64::from(data.turns));
             let pace = |bits: u64| (bits % (2 * PACE_MAX + 1)) as i16 - PACE_MAX as i16;
@@ -210,6 +210,7 @@ impl Handler for Client {
 
     fn on_open(&mut self, cx: &mut Cx<'_>) -> wharf::Result {
         cx.data().number = self.plan.next.fetch_add(1, Ordering::Relaxed);
+        self.meter.taken();
         Ok(())
     }
 
@@ -239,7 +240,7 @@ impl Handler for Client {
         let (player, under_way) = (cx.data().player, cx.data().under_way.len() as u64);
         if player.is_none() {
             let what = format!("it ended ({reason}) before the arena let it in");
-            return self.meter.connect_failed(&io::Error::other(what));
+            return self.meter.turned_away(what);
         }
         self.meter.closed(reason);
         self.meter.settled(under_way);

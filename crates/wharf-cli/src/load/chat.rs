@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use wharf::{CloseReason, Context, Frame, Handler};
+use wharf_chat::Outcome;
 
 use super::control::Control;
 use super::meter::Meter;
@@ -61,11 +62,23 @@ impl Talk {
         if self.rooms == 0 || self.rooms > users {
             return Err(format!("{users} users cannot be in {} rooms", self.rooms));
         }
+        if self.first_room.checked_add_unsigned(self.rooms - 1).is_none() {
+            return Err(format!(
+                "--first-room {} leaves no numbers for {} rooms",
+                self.first_room, self.rooms
+            ));
+        }
+        if let Some(talkers) = self.talkers.filter(|talkers| !(1..=users).contains(talkers)) {
+            return Err(format!("--talkers {talkers} of {users} users is not possible"));
+        }
+        if self.stay.is_some_and(|stay| stay.is_zero()) {
+            return Err("--stay must be above 0".to_owned());
+        }
         Ok(())
     }
 
     pub(crate) fn talkers(&self, users: u32) -> u32 {
-        self.talkers.map_or(users, |talkers| talkers.clamp(1, users))
+        self.talkers.unwrap_or(users)
     }
 
     fn name(&self, user: u32) -> String {
@@ -129,6 +142,8 @@ pub(crate) struct User {
     /// Of each other user, the number of the next text.
     expected: HashMap<u32, u64>,
     arrivals: Arrivals,
+    /// As many texts are under way as may be: the next answer makes room.
+    is_behind: bool,
     has_entered: bool,
 }
 
@@ -227,6 +242,7 @@ impl Client {
             let data = cx.data();
             let meant_ns = schedule.next_ns(&data.arrivals, from_ns);
             if meant_ns > now_ns {
+                data.is_behind = false;
                 let wait_ns = (meant_ns - now_ns).min(schedule.look_again_ns());
                 cx.set_timer(Duration::from_nanos(wait_ns), TALK);
                 return Ok(());
@@ -235,8 +251,15 @@ impl Client {
             if data.stage != Stage::Inside {
                 return Ok(());
             }
+            if data.sent.saturating_sub(data.acknowledged) >= UNDER_WAY_MAX {
+                data.is_behind = true;
+                return Ok(());
+            }
             schedule.advance(&mut data.arrivals, meant_ns);
-            self.meter.late(meant_ns, now_ns);
+            // Late by the server where that made it wait.
+            if !data.is_behind {
+                self.meter.late(meant_ns, now_ns);
+            }
             self.say(cx, meant_ns)?;
         }
     }
@@ -320,15 +343,23 @@ impl Client {
         }
     }
 
-    /// The server answered with a result that is not 0.
-    fn refused(&mut self, cx: &mut Cx<'_>, what: &str, result: u16) {
+    /// The server answered a request with a result that is not 0.
+    fn refused(&mut self, cx: &mut Cx<'_>, request: u32, result: u16) {
+        let asked = match request {
+            LOGIN => "the login",
+            ENTER => "entering the room",
+            LEAVE => "leaving the room",
+            _ => "a text",
+        };
+        let outcome = Outcome::from_code(result);
+        let why = outcome.map_or("a code that the protocol lacks", |code| code.text(request));
         let data = cx.data();
         let sequence = Some(data.acknowledged);
-        let what = format!("user {}: {what} was refused with {result}", data.number);
+        let what = format!("user {}: {asked} was refused: {why} ({result})", data.number);
         match data.stage {
             Stage::LoggingIn | Stage::Entering if !data.has_entered => {
                 data.stage = Stage::Refused;
-                self.meter.connect_failed(&io::Error::other(what));
+                self.meter.turned_away(what);
                 cx.close();
             }
             _ => self.meter.note(cx.id(), ErrorKind::Refused, sequence, what, None),
@@ -369,6 +400,7 @@ impl Handler for Client {
     fn on_open(&mut self, cx: &mut Cx<'_>) -> wharf::Result {
         let number = self.plan.shared.next_user.fetch_add(1, Ordering::Relaxed);
         cx.data().number = number;
+        self.meter.taken();
         let mut body = [0; 2 * FIELD_BYTES];
         let (name, password) = body.split_at_mut(FIELD_BYTES);
         for (field, value) in
@@ -386,7 +418,7 @@ impl Handler for Client {
         let stage = cx.data().stage;
         match (frame.id(), stage) {
             (LOGIN_ANSWER, Stage::LoggingIn) if result() == 0 => self.enter(cx)?,
-            (LOGIN_ANSWER, Stage::LoggingIn) => self.refused(cx, "the login", result()),
+            (LOGIN_ANSWER, Stage::LoggingIn) => self.refused(cx, LOGIN, result()),
             (ENTER_ANSWER, Stage::Entering) if result() == 0 => {
                 let is_back = cx.data().has_entered;
                 self.entered(cx);
@@ -394,19 +426,22 @@ impl Handler for Client {
                     self.talk(cx)?;
                 }
             }
-            (ENTER_ANSWER, Stage::Entering) => self.refused(cx, "entering the room", result()),
+            (ENTER_ANSWER, Stage::Entering) => self.refused(cx, ENTER, result()),
             (LEAVE_ANSWER, Stage::Leaving) if result() == 0 => {
                 cx.data().expected.clear();
                 self.enter(cx)?;
             }
-            (LEAVE_ANSWER, Stage::Leaving) => self.refused(cx, "leaving the room", result()),
+            (LEAVE_ANSWER, Stage::Leaving) => self.refused(cx, LEAVE, result()),
             (CHAT_ANSWER, _) => {
                 if result() != 0 {
                     let members = self.deliveries(cx.data().number);
                     self.meter.settled(members.into());
-                    self.refused(cx, "a text", result());
+                    self.refused(cx, CHAT, result());
                 }
                 cx.data().acknowledged += 1;
+                if cx.data().is_behind {
+                    self.talk(cx)?;
+                }
             }
             (CHAT_NOTIFY, _) => self.on_text(cx, body),
             (USER_ENTERED | USER_LIST | USER_LEFT, _) => {}
@@ -435,12 +470,16 @@ impl Handler for Client {
             return;
         }
         let is_ours = matches!(reason, CloseReason::Drain | CloseReason::Handler);
+        if data.is_behind {
+            self.meter.never_sent(&mut data.arrivals);
+        }
         if data.has_entered {
             self.meter.closed(reason);
         } else {
-            let what = format!("it ended ({reason}) while {:?}", data.stage);
-            self.meter.connect_failed(&io::Error::other(what));
-            return;
+            let asked = if data.stage == Stage::Entering { "a room" } else { "its login" };
+            let what =
+                format!("user {}: it ended ({reason}) before {asked} was answered", data.number);
+            return self.meter.turned_away(what);
         }
         if !is_ours {
             let what = format!("user {}: it ended ({reason})", data.number);
@@ -492,6 +531,9 @@ const NAME_BYTES_MAX: usize = FIELD_BYTES - 1;
 
 /// Texts: so many bytes and a zero.
 const TEXT_BYTES_MAX: usize = 256;
+
+/// Texts of a user that are said and not answered: as many as messages of an echo at a rate.
+pub(crate) const UNDER_WAY_MAX: u64 = 1024;
 
 /// What a text begins with.
 const MARK_BYTES: usize = 32;

@@ -31,6 +31,10 @@ pub(crate) enum Event {
     /// A connection of this group was made.
     Opened(usize),
     ConnectFailed(usize, String),
+    /// A connection was made; now it waits to be let in.
+    Taken(usize),
+    /// It was not.
+    TurnedAway(usize, String),
     /// A connection that was made is over.
     Closed(usize),
     /// What was answered in one interval.

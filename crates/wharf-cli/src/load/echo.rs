@@ -163,20 +163,6 @@ impl Client {
         }
     }
 
-    /// Counts what was meant for the measured time and never sent.
-    fn count_unsent(&mut self, data: &mut Connection) {
-        let Some(schedule) = self.plan.schedule.clone() else { return };
-        while data.is_behind {
-            let meant_ns =
-                schedule.next_ns(&data.arrivals, self.meter.control().measured_from_ns());
-            data.is_behind = meant_ns < self.meter.control().until_ns();
-            if data.is_behind {
-                schedule.advance(&mut data.arrivals, meant_ns);
-                self.meter.never_sent(meant_ns);
-            }
-        }
-    }
-
     fn end_visit(&mut self, cx: &mut Context<'_, Connection>, now_ns: u64) {
         let took = cx.now().since(cx.opened());
         let began_ns = now_ns.saturating_sub(took.as_nanos() as u64);
@@ -377,7 +363,9 @@ impl Handler for Client {
         let was_sending = self.meter.sends();
         self.meter.closed(reason);
         let mut data = std::mem::take(cx.data());
-        self.count_unsent(&mut data);
+        if data.is_behind {
+            self.meter.never_sent(&mut data.arrivals);
+        }
         let waiting = data.under_way.len() as u64;
         self.meter.settled(waiting);
         let is_ours = matches!(reason, CloseReason::Drain | CloseReason::Handler)

@@ -1,7 +1,10 @@
 //! Runs a load once: opens connections, lets them warm up, measures, stops, and waits for what is
 //! under way.
 //!
-//! One thread does that (this file); the workers send and check, each for itself.
+//! One thread does that (this file; `opening` opens the connections); the workers send and check, each
+//! for itself.
+
+mod opening;
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use super::tally::{ErrorKind, Tally};
 use super::{arena, chat};
 use crate::settings::Framing;
 use crate::{descriptors, network};
+use opening::{CONNECT_FAILURES_MAX, Counts, Failure};
 
 /// All that one run has found out.
 pub(crate) struct Outcome {
@@ -41,7 +45,7 @@ pub(crate) struct Outcome {
     pub(crate) was_interrupted: bool,
     /// No connection was left before the time was over.
     pub(crate) ended_early: bool,
-    /// Why connections could not be made, if some could not: the first reason.
+    /// Why connections could not be made or were turned away, if some were: the first reason.
     pub(crate) connect_error: Option<String>,
     /// By group.
     pub(crate) tallies: Vec<Tally>,
@@ -115,7 +119,7 @@ pub(crate) fn run(scenario: &Scenario, setting: &Setting<'_>) -> Result<Outcome>
         control,
         events,
         counts: vec![Counts::default(); scenario.groups.len()],
-        connect_error: None,
+        first_failure: None,
         was_interrupted: false,
         ended_early: false,
         server,
@@ -153,7 +157,7 @@ fn start(scenario: &Scenario, control: &Arc<Control>) -> Result<Handle> {
         let framing = network::any_framing(group.framing);
         let name = index.to_string();
         let schedule = group.rate().map(|rate| {
-            Arc::new(Schedule::new(rate, arrival(group), scenario.duration, talkers(group)))
+            Arc::new(Schedule::new(rate, arrival(group), scenario.duration, group.talkers()))
         });
         builder = builder.limits(group.limits().map_err(anyhow::Error::msg)?);
         builder = match &group.kind {
@@ -189,14 +193,6 @@ fn arrival(group: &Group) -> super::schedule::Arrival {
     }
 }
 
-/// Connections that share the rate.
-fn talkers(group: &Group) -> u32 {
-    match &group.kind {
-        Kind::Chat(talk) => talk.talkers(group.connections),
-        _ => group.connections,
-    }
-}
-
 fn echo_plan(
     group: &Group,
     control: &Arc<Control>,
@@ -204,7 +200,7 @@ fn echo_plan(
     schedule: Option<Arc<Schedule>>,
 ) -> echo::Plan {
     let ends = match &group.kind {
-        Kind::Idle { .. } => echo::Ends::IdleAfter(1),
+        Kind::Idle { messages, .. } => echo::Ends::IdleAfter((*messages).into()),
         Kind::Connect { messages, .. } => echo::Ends::ResetAfter((*messages).into()),
         Kind::Echo(_) | Kind::Chat(_) | Kind::Arena(_) => echo::Ends::WithTheLoad,
     };
@@ -231,8 +227,7 @@ struct Run<'a> {
     events: Receiver<Event>,
     /// By group.
     counts: Vec<Counts>,
-    /// Why the first connection that could not be made could not.
-    connect_error: Option<String>,
+    first_failure: Option<Failure>,
     was_interrupted: bool,
     ended_early: bool,
     server: Option<Process>,
@@ -240,25 +235,6 @@ struct Run<'a> {
     sampled: Instant,
     interval: Duration,
     began: Instant,
-}
-
-/// Connections of one group: asked for, made, not made, over.
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    asked: u64,
-    opened: u64,
-    failed: u64,
-    closed: u64,
-}
-
-impl Counts {
-    fn connecting(self) -> u64 {
-        self.asked - self.opened - self.failed
-    }
-
-    fn open(self) -> u64 {
-        self.opened - self.closed
-    }
 }
 
 /// What the measured time took.
@@ -269,63 +245,6 @@ struct Measured {
 }
 
 impl Run<'_> {
-    /// Opens the connections, a few at a time: more would overrun the server's backlog, and the
-    /// system would drop them without a word.
-    fn open(&mut self) -> Result<()> {
-        loop {
-            self.ask_for_connections()?;
-            let is_done = |(group, counts): (&Group, &Counts)| match group.kind {
-                Kind::Connect { .. } => counts.opened + counts.failed > 0,
-                _ => counts.connecting() == 0,
-            };
-            if self.was_interrupted || self.scenario.groups.iter().zip(&self.counts).all(is_done) {
-                break;
-            }
-            self.next_event("connecting", None);
-        }
-        if self.counts.iter().any(|counts| counts.opened > 0) {
-            return Ok(());
-        }
-        self.progress.end();
-        self.finish()?;
-        let address = self.scenario.groups[0].addr;
-        match &self.connect_error {
-            Some(error) => {
-                bail!("cannot connect to {address}: {error} (is a server running there?)")
-            }
-            None => bail!("interrupted before a connection to {address} was made"),
-        }
-    }
-
-    /// Asks for the connections that each group should have by now.
-    fn ask_for_connections(&mut self) -> Result<()> {
-        let elapsed = self.began.elapsed().as_secs_f64();
-        for (index, group) in self.scenario.groups.iter().enumerate() {
-            let counts = &mut self.counts[index];
-            let wanted = u64::from(group.connections);
-            loop {
-                let has_room = match group.kind {
-                    Kind::Connect { rate, .. } => {
-                        let due = rate.is_none_or(|rate| (counts.asked as f64) < elapsed * rate);
-                        due && counts.asked - counts.failed - counts.closed < wanted
-                    }
-                    _ => counts.asked < wanted,
-                };
-                let goes_on = counts.failed < CONNECT_FAILURES_MAX && !self.was_interrupted;
-                if !has_room || !goes_on || counts.connecting() >= CONNECTING_MAX {
-                    break;
-                }
-                match self.handle.connect(&index.to_string(), group.addr) {
-                    Ok(()) => counts.asked += 1,
-                    // The places of connections that are over will be free in a moment.
-                    Err(wharf::Error::Send(wharf::SendError::WouldExceed)) => break,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Warms up, measures, and waits for what is under way then.
     fn load(&mut self) -> Measured {
         self.wait("warming up", Instant::now() + self.scenario.warmup);
@@ -364,7 +283,7 @@ impl Run<'_> {
     fn wait(&mut self, doing: &str, until: Instant) {
         while Instant::now() < until && !self.was_interrupted {
             if let Err(error) = self.ask_for_connections() {
-                self.connect_error.get_or_insert(error.to_string());
+                self.failed(0, error.to_string(), false);
                 return;
             }
             if self.open_connections() == 0
@@ -411,10 +330,19 @@ impl Run<'_> {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Opened(group) => self.counts[group].opened += 1,
+            Event::Opened(group) => {
+                self.counts[group].opened += 1;
+                self.counts[group].taken = self.counts[group].taken.saturating_sub(1);
+            }
+            Event::Taken(group) => self.counts[group].taken += 1,
             Event::ConnectFailed(group, error) => {
                 self.counts[group].failed += 1;
-                self.connect_error.get_or_insert(error);
+                self.failed(group, error, false);
+            }
+            Event::TurnedAway(group, why) => {
+                self.counts[group].taken -= 1;
+                self.counts[group].failed += 1;
+                self.failed(group, why, true);
             }
             Event::Closed(group) => self.counts[group].closed += 1,
             Event::Interval(interval, answers) => self.series.add(interval, &answers),
@@ -465,7 +393,7 @@ impl Run<'_> {
             server: self.server.zip(usages.map(|(before, [began, ended])| [before, began, ended])),
             was_interrupted: self.was_interrupted,
             ended_early: self.ended_early,
-            connect_error: self.connect_error,
+            connect_error: self.first_failure.map(|failure| failure.why),
             tallies,
             points,
             samples,
@@ -511,12 +439,6 @@ fn be_woken_exactly() {
 fn be_woken_exactly() {
     let _: Option<NonZero<u64>> = None;
 }
-
-/// Connections that are being made at one time: what a small backlog holds.
-const CONNECTING_MAX: u64 = 100;
-
-/// After so many the rest is not even tried.
-const CONNECT_FAILURES_MAX: u64 = 100;
 
 /// How late a message of an open loop may be by the load's own timers.
 const OPEN_LOOP_TICK: Duration = Duration::from_micros(50);

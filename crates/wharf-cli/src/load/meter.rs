@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use wharf::{CloseReason, SessionId};
 
 use super::control::{Control, Event};
-use super::schedule::Schedule;
+use super::schedule::{Arrivals, Schedule};
 use super::tally::{Difference, ErrorKind, FirstError, Tally, histogram};
 
 /// Counts what happens on one worker's connections of one group.
@@ -96,7 +96,7 @@ impl Meter {
                 self.tally.step(step).answered += 1;
             }
         }
-        self.measured(meant_ns, received_ns, latency_ns);
+        self.measured(meant_ns, received_ns, latency_ns, 1);
         let interval = received_ns / self.control.interval_ns();
         if interval != self.interval {
             self.hand_in_interval();
@@ -105,27 +105,45 @@ impl Meter {
         self.recent.saturating_record(latency_ns);
     }
 
-    /// A message meant for the measured time was never sent, because the connection had as many
-    /// under way as it may. It counts with the time that it had waited by the end, so that a server
-    /// which is behind does not look better for it.
-    pub(crate) fn never_sent(&mut self, meant_ns: u64) {
-        let until_ns = self.control.until_ns();
-        self.tally.unsent += 1;
-        self.measured(meant_ns, until_ns, until_ns.saturating_sub(meant_ns));
+    /// What is left of a connection's messages for the measured time is never sent.
+    pub(crate) fn never_sent(&mut self, arrivals: &mut Arrivals) {
+        if self.control.measured_from_ns().is_some() {
+            self.never_sent_before(arrivals, self.control.until_ns());
+        }
+    }
+
+    /// What a connection was meant to send before that time is never sent, because as many messages as
+    /// may be are under way. They count with the time that they will have waited by the end, so that a
+    /// server which is behind does not look better for it; in slices of that time, since there may be
+    /// billions of them.
+    pub(crate) fn never_sent_before(&mut self, arrivals: &mut Arrivals, ends_ns: u64) {
+        let Some(schedule) = self.schedule.clone() else { return };
+        let (from_ns, until_ns) = (self.control.measured_from_ns(), self.control.until_ns());
+        let mut meant_ns = schedule.next_ns(arrivals, from_ns);
+        let slice_ns = ends_ns.saturating_sub(meant_ns) / UNSENT_SLICES;
+        while meant_ns < ends_ns {
+            let slice_ends_ns = meant_ns.saturating_add(slice_ns).min(ends_ns);
+            let messages = schedule.pass(arrivals, meant_ns, slice_ends_ns, from_ns);
+            if self.control.counts(meant_ns) {
+                self.tally.unsent += messages;
+            }
+            self.measured(meant_ns, until_ns, until_ns.saturating_sub(meant_ns), messages);
+            meant_ns = schedule.next_ns(arrivals, from_ns);
+        }
     }
 
     #[inline]
-    fn measured(&mut self, meant_ns: u64, received_ns: u64, latency_ns: u64) {
+    fn measured(&mut self, meant_ns: u64, received_ns: u64, latency_ns: u64, messages: u64) {
         // In a closed loop nothing is meant for a time: the answer decides.
         let decides_ns = if self.schedule.is_some() { meant_ns } else { received_ns };
         if !self.control.counts(decides_ns) {
             return;
         }
-        self.tally.latency.saturating_record(latency_ns);
+        self.tally.latency.saturating_record_n(latency_ns, messages);
         if let Some(step) = self.step(decides_ns) {
             let step = self.tally.step(step);
-            step.asked += 1;
-            step.latency.saturating_record(latency_ns);
+            step.asked += messages;
+            step.latency.saturating_record_n(latency_ns, messages);
         }
     }
 
@@ -156,6 +174,16 @@ impl Meter {
         self.control.tell(Event::ConnectFailed(self.group, error.to_string()));
     }
 
+    /// A connection was made and asks to be let in, before it is opened or turned away.
+    pub(crate) fn taken(&self) {
+        self.control.tell(Event::Taken(self.group));
+    }
+
+    /// Whoever is on the other side did not let a connection in.
+    pub(crate) fn turned_away(&self, why: String) {
+        self.control.tell(Event::TurnedAway(self.group, why));
+    }
+
     pub(crate) fn closed(&mut self, reason: CloseReason) {
         *self.tally.closed.entry(reason.name()).or_default() += 1;
         self.control.tell(Event::Closed(self.group));
@@ -175,3 +203,6 @@ impl Drop for Meter {
         self.control.add(self.group, &self.tally);
     }
 }
+
+/// A thousandth of a time is as exact as a latency is kept.
+const UNSENT_SLICES: u64 = 1000;

@@ -11,11 +11,12 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use super::arena::Walking;
+use super::bounds::{CONNECTIONS_MAX, MESSAGES_MAX, time, visits, whole};
 use super::chat::Talk;
 use super::pattern::Sizes;
-use super::scenario::{CONNECTIONS_MAX, Group, Kind, Traffic};
+use super::scenario::{Group, Kind, Traffic};
 use super::schedule::{Arrival, Rate};
-use crate::settings::{Framing, parse_choice, parse_value};
+use crate::settings::{Framing, parse_choice, to_reach};
 
 /// The whole file. Times of the command line count where the file says nothing.
 #[derive(Debug, Deserialize)]
@@ -53,12 +54,11 @@ impl Mix {
     /// # Errors
     /// That is not a time.
     pub(crate) fn times(&self) -> Result<[Option<Duration>; 2]> {
-        let time = |name, text: &Option<Text>| {
-            let parse =
-                |text: &Text| parse_value(&text.0, "s").map_err(|error| anyhow!("{name}: {error}"));
+        let read = |name, text: &Option<Text>| {
+            let parse = |text: &Text| time(&text.0).map_err(|error| anyhow!("{name}: {error}"));
             text.as_ref().map(parse).transpose()
         };
-        Ok([time("duration", &self.duration)?, time("warmup", &self.warmup)?])
+        Ok([read("duration", &self.duration)?, read("warmup", &self.warmup)?])
     }
 
     /// The groups, each with what it says over what all of them have in common.
@@ -92,24 +92,19 @@ fn group(index: usize, keys: &BTreeMap<String, Text>, common: &Group) -> Result<
         .ok_or_else(|| anyhow!("{name}: `kind` is missing: echo, connect, idle, chat or arena"))?;
     let is_chat = kind == "chat";
     let usual = if is_chat { Framing::Tutorial } else { common.framing };
-    let connections = keys.take("connections", |text| match text.parse() {
-        Ok(connections @ 1..=CONNECTIONS_MAX) => Ok(connections),
-        _ => Err(format!("expected a number from 1 to {CONNECTIONS_MAX}")),
-    })?;
+    let connections = keys.take("connections", |text| whole(text, 1, CONNECTIONS_MAX))?;
     let group = Group {
-        addr: keys.parse("addr")?.unwrap_or(common.addr),
+        addr: keys.take("addr", to_reach)?.unwrap_or(common.addr),
         framing: keys.take("framing", parse_choice)?.unwrap_or(usual),
         connections: connections.unwrap_or(common.connections),
         kind: match kind.as_str() {
             "echo" => echo(&mut keys)?,
             "connect" => Kind::Connect {
-                messages: keys.parse("messages")?.unwrap_or(1),
-                sizes: keys.take("size", Sizes::from_str)?.unwrap_or(USUAL_SIZE),
-                rate: keys.parse("rate")?,
+                messages: messages(&mut keys)?,
+                sizes: size(&mut keys)?,
+                rate: keys.take("rate", visits)?,
             },
-            "idle" => {
-                Kind::Idle { sizes: keys.take("size", Sizes::from_str)?.unwrap_or(USUAL_SIZE) }
-            }
+            "idle" => Kind::Idle { messages: messages(&mut keys)?, sizes: size(&mut keys)? },
             "chat" => Kind::Chat(talk(&mut keys)?),
             "arena" => Kind::Arena(Walking {
                 rate: keys.take("rate", Rate::from_str)?.unwrap_or(Rate::Constant(100.0)),
@@ -127,12 +122,20 @@ fn group(index: usize, keys: &BTreeMap<String, Text>, common: &Group) -> Result<
     }
 }
 
+fn messages(keys: &mut Keys) -> Result<u32> {
+    Ok(keys.take("messages", |text| whole(text, 0, MESSAGES_MAX))?.unwrap_or(1))
+}
+
+fn size(keys: &mut Keys) -> Result<Sizes> {
+    Ok(keys.take("size", Sizes::from_str)?.unwrap_or(USUAL_SIZE))
+}
+
 fn echo(keys: &mut Keys) -> Result<Kind> {
     let rate: Option<Rate> = keys.take("rate", Rate::from_str)?;
     let usual_depth = if rate.is_some() { crate::bench::OPEN_LOOP_DEPTH } else { 1 };
     Ok(Kind::Echo(Traffic {
-        sizes: keys.take("size", Sizes::from_str)?.unwrap_or(USUAL_SIZE),
-        depth: keys.parse("depth")?.unwrap_or(usual_depth).max(1),
+        sizes: size(keys)?,
+        depth: keys.take("depth", |text| whole(text, 1, MESSAGES_MAX))?.unwrap_or(usual_depth),
         rate,
         arrival: keys.take("arrival", parse_choice::<Arrival>)?.unwrap_or_default(),
     }))
@@ -142,11 +145,11 @@ fn talk(keys: &mut Keys) -> Result<Talk> {
     Ok(Talk {
         rate: keys.take("rate", Rate::from_str)?.unwrap_or(Rate::Constant(100.0)),
         arrival: keys.take("arrival", parse_choice::<Arrival>)?.unwrap_or_default(),
-        sizes: keys.take("size", Sizes::from_str)?.unwrap_or(USUAL_SIZE),
+        sizes: size(keys)?,
         rooms: keys.parse("rooms")?.unwrap_or(1),
         first_room: keys.parse("first_room")?.unwrap_or(0),
         talkers: keys.parse("talkers")?,
-        stay: keys.take("stay", |text| parse_value(text, "s"))?,
+        stay: keys.take("stay", time)?,
         user_prefix: keys.parse("user_prefix")?.unwrap_or_else(|| "user".to_owned()),
         password: keys.parse("password")?.unwrap_or_else(|| "pw".to_owned()),
     })
@@ -202,7 +205,7 @@ mod tests {
     use super::*;
 
     fn groups(text: &str) -> Result<Vec<Group>> {
-        let kind = Kind::Idle { sizes: USUAL_SIZE };
+        let kind = Kind::Idle { messages: 1, sizes: USUAL_SIZE };
         let addr = "127.0.0.1:1".parse().unwrap();
         let name = "common".to_owned();
         let common = Group { name, addr, framing: Framing::Study, connections: 50, kind };
@@ -214,7 +217,7 @@ mod tests {
         let text = "duration = \"3s\"\nwarmup = 1\n\
                     [[group]]\nkind = \"echo\"\nrate = 500\nsize = \"16..64\"\n\
                     [[group]]\nname = \"held\"\nkind = \"idle\"\nconnections = 900\n\
-                    [[group]]\nkind = \"connect\"\nrate = 12.5\naddr = \"127.0.0.1:2\"\n\
+                    [[group]]\nkind = \"connect\"\nrate = 12.5\naddr = \"localhost:2\"\n\
                     [[group]]\nkind = \"chat\"\nrooms = 3\nstay = \"2s\"\n\
                     [[group]]\nname = \"field\"\nkind = \"arena\"\nrate = 70\n";
         let mix: Mix = text.parse().unwrap();
@@ -244,6 +247,12 @@ mod tests {
                 "`rate`: expected messages per second",
             ),
             ("[[group]]\nkind = \"idle\"\nconnections = 0\n", "expected a number from 1"),
+            ("[[group]]\nkind = \"connect\"\nrate = nan\n", "`rate`: expected a number above 0"),
+            ("[[group]]\nkind = \"connect\"\nrate = -1\n", "`rate`: expected a number above 0"),
+            ("[[group]]\nkind = \"connect\"\nmessages = 65537\n", "from 0 to 65,536"),
+            ("[[group]]\nkind = \"echo\"\ndepth = 0\n", "`depth`: expected a number from 1"),
+            ("[[group]]\nkind = \"chat\"\nstay = \"1e9 years\"\n", "`stay`: expected"),
+            ("[[group]]\nkind = \"idle\"\naddr = \"here\"\n", "`addr`: `here` is not a host"),
             ("[[group]]\nkind = \"idle\"\nframing = \"u8\"\n", "`u8` is not one of"),
             ("speed = 5\n", "line 1"),
             ("[[group]]\nkind = [1]\n", "line 2"),

@@ -368,7 +368,11 @@ pub(crate) fn description(group: &Group) -> String {
             rate.map(|rate| format!(", at most {rate}/s")).unwrap_or_default(),
             counted((*messages).into(), "message"),
         ),
-        Kind::Idle { sizes } => format!("{connections}, silent after one message of {sizes}"),
+        Kind::Idle { messages: 0, .. } => format!("{connections}, silent all the time"),
+        Kind::Idle { messages, sizes } => {
+            let messages = counted((*messages).into(), "message");
+            format!("{connections}, silent after {messages} of {sizes}")
+        }
         Kind::Arena(walking) => format!(
             "{}, {} turns/s ({} arrivals)",
             counted(group.connections.into(), "walker"),

@@ -9,8 +9,10 @@ use wharf::Limits;
 use wharf::framing::{self, FramingError, Packet};
 
 use super::arena::Walking;
+use super::bounds::CONNECTIONS_MAX;
 use super::chat::Talk;
 use super::pattern::{Message, Pattern, Sizes};
+use super::process::Process;
 use super::schedule::{Arrival, Rate};
 use crate::network;
 use crate::settings::{Bytes, Engine, Framing, grouped};
@@ -56,8 +58,8 @@ pub(crate) enum Kind {
         /// Visits per second; `None`: the next begins when one is over.
         rate: Option<f64>,
     },
-    /// One message, and then nothing.
-    Idle { sizes: Sizes },
+    /// So many messages, and then nothing.
+    Idle { messages: u32, sizes: Sizes },
     /// The chat protocol.
     Chat(Talk),
     /// That of the example `arena`.
@@ -83,6 +85,14 @@ impl Scenario {
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.duration.is_zero() {
             return Err("--duration must be above 0".to_owned());
+        }
+        if let Some(pid) = self.pid.filter(|pid| Process { pid: *pid }.usage().is_none()) {
+            let what = if cfg!(target_os = "linux") {
+                "no such process, or it may not be looked at"
+            } else {
+                "processes are looked at on Linux alone"
+            };
+            return Err(format!("--pid {pid}: {what}"));
         }
         let all: u64 = self.groups.iter().map(|group| u64::from(group.connections)).sum();
         if all > u64::from(CONNECTIONS_MAX) {
@@ -152,24 +162,42 @@ impl Group {
             }
             self.frame_bytes_of(sizes.shortest)?;
             self.frame_bytes_of(sizes.longest)?;
-        }
-        if let Some(rate) = self.rate() {
-            let gap = rate.gap_max(self.connections);
-            if gap > duration * 2 {
+            // At a rate as many are the exception.
+            let all = under_way.saturating_mul(self.connections.into());
+            if self.rate().is_none() && all > ALL_UNDER_WAY_BYTES_MAX {
                 return Err(format!(
-                    "--rate {rate} over {} connections is one message of a connection every {:.0} s, \
-                     longer than twice the --duration: fewer --connections, or a higher --rate",
+                    "{} connections with {depth} messages of {} each are more than {} under way",
                     grouped(self.connections.into()),
-                    gap.as_secs_f64()
+                    Bytes(sizes.longest as u64),
+                    Bytes(ALL_UNDER_WAY_BYTES_MAX)
                 ));
             }
         }
         match &self.kind {
-            Kind::Chat(talk) => talk.check(self.framing, self.connections),
+            Kind::Chat(talk) => talk.check(self.framing, self.connections)?,
             Kind::Arena(_) if self.framing != Framing::Study => {
-                Err(format!("the arena speaks study framing, not {}", self.framing))
+                return Err(format!("the arena speaks study framing, not {}", self.framing));
             }
-            _ => Ok(()),
+            _ => {}
+        }
+        let Some(rate) = self.rate() else { return Ok(()) };
+        let gap = rate.gap_max(self.talkers());
+        if gap > duration * 2 {
+            return Err(format!(
+                "--rate {rate} over {} connections is one message of a connection every {:.0} s, \
+                 longer than twice the --duration: fewer --connections, or a higher --rate",
+                grouped(self.talkers().into()),
+                gap.as_secs_f64()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Connections that share the rate.
+    pub(crate) fn talkers(&self) -> u32 {
+        match &self.kind {
+            Kind::Chat(talk) => talk.talkers(self.connections),
+            _ => self.connections,
         }
     }
 
@@ -187,7 +215,7 @@ impl Group {
     pub(crate) fn sizes(&self) -> Option<Sizes> {
         match &self.kind {
             Kind::Echo(traffic) => Some(traffic.sizes),
-            Kind::Connect { sizes, .. } | Kind::Idle { sizes } => Some(*sizes),
+            Kind::Connect { sizes, .. } | Kind::Idle { sizes, .. } => Some(*sizes),
             Kind::Chat(_) | Kind::Arena(_) => None,
         }
     }
@@ -197,7 +225,8 @@ impl Group {
         match &self.kind {
             Kind::Echo(traffic) => traffic.depth.into(),
             Kind::Connect { messages, .. } => (*messages).max(1).into(),
-            Kind::Idle { .. } | Kind::Chat(_) | Kind::Arena(_) => 1,
+            Kind::Chat(_) => super::chat::UNDER_WAY_MAX,
+            Kind::Idle { .. } | Kind::Arena(_) => 1,
         }
     }
 
@@ -275,11 +304,11 @@ impl Group {
 /// What one connection may have under way.
 const UNDER_WAY_BYTES_MAX: u64 = 1 << 30;
 
+/// And all together, in a closed loop: a machine that loads others has not much more memory.
+const ALL_UNDER_WAY_BYTES_MAX: u64 = 8 << 30;
+
 /// Room beside the messages that are under way.
 const SPARE_BYTES: usize = 64 * 1024;
-
-/// More than a machine has descriptors and memory for.
-pub(crate) const CONNECTIONS_MAX: u32 = 1_000_000;
 
 /// Connections from one address to one other: Linux has 28,232 ports for them unless told otherwise
 /// (ip_local_port_range), and others use some.

@@ -45,7 +45,7 @@ pub(crate) struct Step {
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ErrorKind {
-    /// A connection could not be made.
+    /// A connection could not be made, or was made and turned away at its first words.
     ConnectFailed,
     /// A connection ended before it was told to.
     ConnectionLost,
@@ -197,7 +197,7 @@ impl ErrorKind {
     /// What it counts, for people.
     pub(crate) const fn meaning(self) -> &'static str {
         match self {
-            ErrorKind::ConnectFailed => "connections that could not be made",
+            ErrorKind::ConnectFailed => "connections that could not be made, or were turned away",
             ErrorKind::ConnectionLost => "connections that ended too early",
             ErrorKind::Lost => "messages never answered",
             ErrorKind::Repeated => "messages answered twice",
