@@ -112,7 +112,8 @@ fn step_4_counts_what_is_lost() {
         let before = LOST.total();
         let got = lab04::Lab::new(4).echo(&lines(10));
         let came = got.split_inclusive(|byte| *byte == b'\n').count();
-        assert_eq!(came as u64 + (LOST.total() - before), 10);
+        let counted = LOST.total() - before;
+        assert_eq!(came as u64 + counted, 10, "{came} of 10 came back, {counted} are counted");
     });
 }
 
