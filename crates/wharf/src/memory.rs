@@ -35,6 +35,12 @@ impl MemoryCap {
     pub(crate) fn give_back(&self, pieces: usize) {
         self.leased.fetch_sub(pieces, Ordering::AcqRel);
     }
+
+    /// Whether no more is leased than there is.
+    #[cfg(any(unix, windows))]
+    pub(crate) fn is_kept(&self) -> bool {
+        self.leased.load(Ordering::Acquire) <= self.pieces_max
+    }
 }
 
 #[cfg(test)]

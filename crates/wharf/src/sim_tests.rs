@@ -364,6 +364,7 @@ impl Run {
         let now = worker.poll().expect("a simulated port does not break");
         let moved = worker.completed() > 0;
         worker.turn(now);
+        worker.check_limits();
         moved
     }
 

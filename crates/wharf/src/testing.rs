@@ -34,7 +34,8 @@
 //! });
 //! ```
 //!
-//! A panic of a handler fails the simulation, unlike a server, where it ends one session: see
+//! After each turn of a worker the simulation looks whether every limit has been kept, and fails if one
+//! has not. A panic of a handler fails the simulation, unlike a server, where it ends one session: see
 //! [`Simulation::expect_panics`].
 
 use std::{
@@ -312,6 +313,7 @@ impl Simulation {
         let due = worker.next_timer().is_some_and(|at| at <= now);
         let moved = due || worker.completed() > 0 || worker.has_orders();
         worker.turn(now);
+        worker.check_limits();
         moved
     }
 

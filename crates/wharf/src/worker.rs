@@ -5,6 +5,8 @@
 //! each session that has something to say. It knows no clock; the same completions, orders and times
 //! make the same turn.
 
+#[cfg(any(unix, windows))]
+mod checks;
 mod ending;
 mod logic;
 mod memory;

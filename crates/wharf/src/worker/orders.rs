@@ -149,6 +149,8 @@ impl Worker {
             Command::FlushNow { id } => {
                 if let Some(session) = self.sessions.get(id) {
                     session.flush_now(&mut self.shared);
+                    // What was published before may have filled its queue.
+                    self.after_call(id);
                 }
             }
             Command::Consumed { id, bytes } => self.consumed(id, bytes),

@@ -60,6 +60,31 @@ fn an_address_makes_so_many_sessions_per_second_and_loopback_any_number() {
     assert_eq!(sim.finish().stats.refused_accepts_per_address, 60);
 }
 
+/// More than the server may have, each from an address of its own: those who are there notice nothing,
+/// and a place that is given back can be had again.
+#[test]
+fn a_server_has_so_many_sessions_wherever_they_come_from() {
+    for_seeds(0..5, |seed| {
+        let builder = wharf::Server::builder().max_sessions(30).limits(any_number());
+        let Server { mut sim, closed } = server_from(builder, FRAMING, false, seed);
+        let mut other = Bystander::new(&mut sim);
+        let connect = |n| sim.connect_from(format!("10.1.{n}.1:0"), ADDRESS, FRAMING);
+        let many: Vec<_> = (0..60).map(connect).collect();
+        other.wait(&mut sim, seconds(1));
+        let open = || many.iter().filter(|client| !client.is_closed());
+        assert_eq!(open().count(), 29);
+        open().take(9).for_each(|client| client.end());
+        sim.run_for(seconds(3));
+        assert_eq!(closed.reasons(), [CloseReason::PeerClosed; 9]);
+        let connect = |n| sim.connect_from(format!("10.2.{n}.1:0"), ADDRESS, FRAMING);
+        let again: Vec<_> = (0..20).map(connect).collect();
+        other.wait(&mut sim, seconds(1));
+        assert_eq!(again.iter().filter(|client| !client.is_closed()).count(), 9);
+        assert_eq!(open().count(), 20, "who was there is there");
+        assert_eq!(sim.finish().stats.refused, 31 + 11);
+    });
+}
+
 /// Limits under which only descriptors are short.
 fn any_number() -> Limits {
     Limits { first_frame_timeout: None, idle_read_timeout: None, ..Limits::default() }

@@ -150,11 +150,19 @@ pub(crate) fn server_with(
     requires_login: bool,
     seed: u64,
 ) -> Server {
+    server_from(wharf::Server::builder().limits(limits), framing, requires_login, seed)
+}
+
+pub(crate) fn server_from(
+    builder: wharf::Builder,
+    framing: LengthField,
+    requires_login: bool,
+    seed: u64,
+) -> Server {
     let closed = Closed::default();
     let told = closed.clone();
-    let builder = wharf::Server::builder().workers(2).limits(limits);
-    let builder =
-        builder.listen(ADDRESS, framing, move || Told { closed: told.clone(), requires_login });
+    let handler = move || Told { closed: told.clone(), requires_login };
+    let builder = builder.workers(2).listen(ADDRESS, framing, handler);
     Server { sim: builder.simulate(seed, Faults::none()).unwrap(), closed }
 }
 
