@@ -178,6 +178,7 @@ mod tests {
             (libc::ENOMEM, Other),
             (libc::ENOBUFS, Other),
             (libc::EOPNOTSUPP, Other),
+            (libc::EPERM, Other),
             (libc::EINVAL, Other),
         ] {
             assert_eq!(AcceptFailure::of(&io::Error::from_raw_os_error(code)), failure, "{code}");

@@ -4,12 +4,14 @@
 #![cfg(target_os = "linux")]
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd,
     time::Duration,
 };
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use wharf_port::{
     AcceptEnd, Close, CompletionPort, Config, Done, Engine, EngineChoice, ListenOptions, Op,
     Outcome, Socket, Token,
@@ -173,6 +175,30 @@ fn turn_away(engine: Engine) {
     port.close(socket, Close::Graceful);
 }
 
+/// A system that refuses the kept descriptor for another reason than a shortage, such as one without
+/// IPv4: whoever comes is let in all the same. The filter is this thread's, for good.
+fn without_a_reserve(engine: Engine) {
+    let Some(mut port) = open(engine) else { return };
+    let (listener, address) = listener(&mut *port);
+    let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let (first, second) = (socket().unwrap(), socket().unwrap());
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_socket, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EAFNOSUPPORT as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+    first.connect(&address.into()).unwrap();
+    // The descriptor is given up for this one, and cannot be had again.
+    turned_away(&mut *port, listener, 1);
+    second.connect(&address.into()).unwrap();
+    port.submit(Op::Accept { listener }, Token(0));
+    let Outcome::Accepted(accepted) = next(&mut *port, Token(0)) else { panic!("accepted") };
+    port.adopt(accepted).expect("nobody suffers for that");
+}
+
 /// One test, so that nothing else in this process opens a descriptor meanwhile.
 #[test]
 fn descriptors_are_neither_leaked_nor_missed() {
@@ -185,5 +211,8 @@ fn descriptors_are_neither_leaked_nor_missed() {
         assert_eq!(open_descriptors(), before, "descriptors after {engine} ran out");
         turn_away(engine);
         assert_eq!(open_descriptors(), before, "descriptors after {engine} turned some away");
+        std::thread::scope(|scope| scope.spawn(|| without_a_reserve(engine)).join().unwrap());
+        drop(open(engine)); // takes the descriptor again that was lost there
+        assert_eq!(open_descriptors(), before, "descriptors after {engine} had no reserve");
     }
 }

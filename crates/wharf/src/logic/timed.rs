@@ -327,3 +327,56 @@ impl Jobs {
 /// Jobs of a server that may wait for their time: what a thread's inbox holds. One that is to end
 /// something after a minute can be posted a thousand times per second.
 pub(crate) const TIMED_JOBS_MAX: usize = 64 * 1024;
+
+#[cfg(all(test, any(unix, windows)))]
+mod tests {
+    use std::sync::Mutex;
+
+    use wharf_port::sim::{Faults, SimNet};
+
+    use super::*;
+    use crate::{Context, Frame, Handler, Server, framing::Lines};
+
+    struct Nobody;
+
+    impl Handler for Nobody {
+        type Session = ();
+
+        fn on_frame(&mut self, _: &mut Context<'_, ()>, _: Frame<'_>) -> crate::Result {
+            unreachable!("nobody connects")
+        }
+    }
+
+    /// A turn may be long. The delay of a job that is taken up late in it counts from there, not from
+    /// the start of the turn, or it would come too early.
+    #[test]
+    fn a_delay_counts_from_when_the_job_is_taken_up() {
+        let (long, delay) = (Duration::from_secs(1), Duration::from_millis(100));
+        let net = SimNet::new(1, Faults::none());
+        let builder = Server::builder().workers(1).listen("10.0.0.1:1", Lines, || Nobody);
+        let (mut workers, _, handle) = builder.assemble(&net, 1).unwrap();
+        let worker = &mut workers[0];
+        let (time, start, ran) = (net.clone(), net.now(), Arc::new(Mutex::new(None)));
+        let seen = Arc::clone(&ran);
+        handle.post(1, move |_| time.advance_to(start + long)).unwrap();
+        handle.post_after(delay, 1, move |job| *seen.lock().unwrap() = Some(job.now())).unwrap();
+        for _ in 0..100 {
+            let now = worker.poll().unwrap();
+            worker.turn(now);
+            if ran.lock().unwrap().is_some() {
+                break;
+            }
+            net.advance_to(worker.next_timer().unwrap_or(now).max(net.now()));
+        }
+        let at = ran.lock().unwrap().expect("it comes").since(start);
+        let tick = Duration::from_nanos(crate::timer::TICK_NS);
+        assert!(long + delay <= at && at <= long + delay + tick, "{at:?}");
+        handle.drain(Duration::ZERO);
+        for _ in 0..10 {
+            net.step();
+            let now = worker.poll().unwrap();
+            worker.turn(now);
+        }
+        assert!(worker.is_finished() && worker.report().leftover.is_nothing());
+    }
+}

@@ -1,8 +1,11 @@
 //! Handlers that fail: the session that they failed on ends, and nothing else does.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    atomic::{AtomicU32, Ordering},
+    mpsc,
+};
 
-use wharf::{CloseReason, Context, Error, Frame, Handler, Result, framing::LengthField};
+use wharf::{CloseReason, Context, Dispatch, Error, Frame, Handler, Result, framing::LengthField};
 
 use crate::support::*;
 
@@ -318,5 +321,43 @@ fn an_error_or_a_payload_that_panics_when_dropped() {
         }
         drop(other);
         server.finish();
+    });
+}
+
+/// While a handler on a logic thread is in a call, the worker ends its session. What that call lets go
+/// of, frames that were kept back, is not handled any more: the session is over.
+#[test]
+fn frames_that_were_kept_back_are_not_handled_when_the_session_is_over() {
+    on_every_engine_inline(|engine| {
+        let framing = LengthField::u16_be();
+        let events = Events::new();
+        let script = |cx: &mut Context<'_, ()>, on: On<'_>| {
+            if let On::Frame(_) = on {
+                cx.hold();
+            }
+            Ok(())
+        };
+        let builder = builder(engine).dispatch(Dispatch::Threads(1)).limits(calm());
+        let mut server = events.with(|e| builder.listen(ANY_PORT, framing, e.script(script)));
+        let mut client = server.connect();
+        let id = server.opened();
+        client.write(&wire(&framing, &[b"hold", b"kept back"]));
+        assert_eq!(server.frame(), b"hold");
+        let (begin, begun) = mpsc::channel();
+        let (release, gate) = mpsc::channel();
+        let call = move |cx: &mut Context<'_, ()>| {
+            begin.send(()).expect("the test waits");
+            gate.recv_timeout(PATIENCE).expect("the test says when");
+            cx.release();
+            Ok(())
+        };
+        server.handle.call(id, call).unwrap();
+        begun.recv_timeout(PATIENCE).expect("it is called");
+        server.handle.close(id).unwrap();
+        wait_until(|| !server.handle.is_open(id));
+        release.send(()).unwrap();
+        assert_eq!(server.closed(), (id, CloseReason::Requested));
+        client.end();
+        assert_eq!(server.finish().stats.frames_received, 1);
     });
 }
