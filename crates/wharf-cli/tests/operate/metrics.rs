@@ -71,6 +71,64 @@ fn what_is_counted_is_shown() {
     wait_until(closed, || "the end is not counted".to_owned());
 }
 
+/// What peers do wrong is on the page under its reason, and somebody else is answered all the while.
+#[test]
+fn bad_input_is_counted_under_its_reason() {
+    let mut arguments = vec!["--metrics", "127.0.0.1:0", "--echo", "u32be@127.0.0.1:0"];
+    arguments.extend(["--max-sessions", "20"]);
+    arguments.extend(["--limits-first-frame-timeout", "1s", "--limits-frame-timeout", "1s"]);
+    arguments.extend(["--limits-idle-write-timeout", "1s"]);
+    let serving = Serving::start(&arguments);
+    let page = || page(serving.told("metrics").parse().unwrap());
+    let mut echoes = serving.told("echo").split(',').map(|echo| echo.parse().unwrap());
+    let (lines, counted): (SocketAddr, SocketAddr) =
+        (echoes.next().unwrap(), echoes.next().unwrap());
+    let mut other = Client::to(lines);
+    other.echo("before");
+    let frame = |body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], body].concat();
+    let peer = |sends: &[u8]| {
+        let mut peer = Client::to(counted);
+        peer.0.write_all(sends).unwrap();
+        peer
+    };
+    let begun = [frame(b"whole"), frame(b"half")[..6].to_vec()].concat();
+    let late = [peer(b""), peer(&[0, 0]), peer(&begun)];
+    let broken = [8 * 1024 + 1, 1 << 31, u32::MAX].map(|length: u32| peer(&length.to_be_bytes()));
+    let ends = peer(&frame(b"the last"));
+    ends.0.shutdown(std::net::Shutdown::Write).unwrap();
+    let deaf = peer(&frame(b"never reads"));
+    let mut writer = deaf.0.try_clone().unwrap();
+    let floods = std::thread::spawn(move || {
+        let chunk = frame(&[7; 8000]).repeat(100);
+        // More than the systems on both sides take; then it is cut off.
+        (0..100).any(|_| writer.write_all(&chunk).is_err())
+    });
+    for (reason, count) in [
+        ("first_frame_timeout", 2.0),
+        ("frame_timeout", 1.0),
+        ("protocol", 3.0),
+        ("peer_closed", 1.0),
+        ("idle_write", 1.0),
+    ] {
+        let name = format!("wharf_closed_total{{reason=\"{reason}\"}}");
+        let counted = || {
+            other.echo("not affected");
+            value(&page(), &name) == count
+        };
+        wait_until(counted, || format!("{count} of {reason} in\n{}", page()));
+    }
+    assert!(floods.join().unwrap(), "it is cut off");
+    drop((late, broken, ends, deaf));
+    wait_until(|| value(&page(), "wharf_sessions") == 1.0, page);
+    let many: Vec<Client> = (0..25).map(|_| Client::to(lines)).collect();
+    // Those who are in are in time.
+    many.iter().for_each(|one| _ = (&one.0).write_all(b"a line\n"));
+    let refused = || value(&page(), "wharf_refused_total{limit=\"sessions\"}") == 6.0;
+    wait_until(refused, page);
+    other.echo("not affected");
+    drop(many);
+}
+
 /// The page for operators and what the program serves are one list.
 #[test]
 fn every_metric_is_in_the_documentation() {

@@ -1,6 +1,9 @@
 //! The server seen from other threads.
 
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{
+    Arc, Barrier, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use wharf::{CloseReason, Error, SendError, SessionId, framing::LengthField};
 
@@ -56,10 +59,11 @@ fn many_threads_send_while_sessions_come_and_go() {
             Ok(())
         });
         let (address, handle, greeted) = (server.address(), &server.handle, handlers_inline());
-        let done = std::sync::atomic::AtomicUsize::new(0);
-        let finished = || done.load(std::sync::atomic::Ordering::Relaxed) == CLIENT_THREADS;
+        let done = AtomicUsize::new(0);
+        let finished = || done.load(Ordering::Relaxed) == CLIENT_THREADS;
         in_threads(CLIENT_THREADS + SENDERS, |thread| {
             if thread < CLIENT_THREADS {
+                let _done = Counts(&done);
                 for round in 0..60 {
                     let mut client = Client::connect(address);
                     check_messages(&mut client, 1 + round * 7 % 100, greeted);
@@ -67,7 +71,6 @@ fn many_threads_send_while_sessions_come_and_go() {
                         client.reset();
                     }
                 }
-                done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 return;
             }
             let mut counts: Vec<u32> = Vec::new();
@@ -104,6 +107,15 @@ fn many_threads_send_while_sessions_come_and_go() {
         let stats = server.finish().stats;
         assert_eq!(stats.closed.iter().sum::<u64>(), (CLIENT_THREADS * 60) as u64);
     });
+}
+
+/// Counts when it is dropped, also by a panic: whoever waits for it does not wait for ever.
+struct Counts<'a>(&'a AtomicUsize);
+
+impl Drop for Counts<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 const CLIENT_THREADS: usize = 3;

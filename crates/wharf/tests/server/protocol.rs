@@ -186,3 +186,21 @@ fn a_framing_that_asks_for_too_little_is_bounded_all_the_same() {
         server.finish();
     });
 }
+
+/// A thousand frames come in one segment, and their answers leave together.
+#[test]
+fn a_thousand_frames_in_one_segment() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        let server = TestServer::with(engine, framing, calm(), echo);
+        let mut client = server.connect();
+        let bodies: Vec<Vec<u8>> = (0..1000_u16).map(|n| vec![n as u8]).collect();
+        let sent = wire(&framing, &bodies.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        client.write(&sent);
+        assert!(client.read(sent.len()) == sent);
+        server.connect().echo(&framing, b"not affected");
+        let stats = server.finish().stats;
+        assert_eq!(stats.frames_received, 1001);
+        assert!(stats.sends <= 4, "{} sends", stats.sends);
+    });
+}

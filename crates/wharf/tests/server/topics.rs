@@ -27,6 +27,15 @@ fn frame(client: &mut Client) -> Vec<u8> {
     client.read(len.into())
 }
 
+/// Sets it when it is dropped, also by a panic: whoever waits for it does not wait for ever.
+struct Sets<'a>(&'a AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Threads publish through handles and members through their handlers, on two workers: each member
 /// gets all of it, and of each publisher in order. Others come and go meanwhile.
 #[test]
@@ -60,6 +69,7 @@ fn every_member_gets_everything_in_each_publishers_order() {
                 }
             },
             || {
+                let _done = Sets(&done);
                 in_threads(PUBLISHERS + MEMBERS, |thread| {
                     let Some(member) = thread.checked_sub(PUBLISHERS) else {
                         for number in 0..EACH {
@@ -85,7 +95,6 @@ fn every_member_gets_everything_in_each_publishers_order() {
                         *number += 1;
                     }
                 });
-                done.store(true, Ordering::Relaxed);
             },
         );
         drop(members);
