@@ -29,7 +29,7 @@ Usage: cargo xtask TASK
   cross-check                                     type-check for Windows, FreeBSD, macOS and wasm32
   tsan                                            tests under the thread sanitizer
   seeds N [--from SEED]                           the simulations with so many seeds
-  plant [NAME]                                    break rules one by one; does a seed find each?
+  plant [--missing | NAME]                        break rules one by one; does a test notice each?
   fuzz [SECONDS]                                  every fuzz target for so long (60)
   steps diff A B                                  what step B of the course changes in step A
   steps try N                                     whether the starter of step N is filled

@@ -1,12 +1,15 @@
-//! `cargo xtask plant`: do the simulations find faults? Breaks one rule at a time in a copy of the
-//! workspace, runs the simulations until a seed fails, and writes `docs/planted-faults.md`.
+//! `cargo xtask plant`: would the tests notice? Breaks one rule at a time in a copy of the workspace,
+//! looks that what should fail then does, and writes `docs/planted-faults.md`.
 //!
-//! The faults are in `xtask/plants.toml`: a file, the text that is there, and what stands there
-//! instead. `cargo xtask tidy` looks that each still finds its text.
+//! The faults are in `xtask/plants`: a file, the text that is there, and what stands there instead. One
+//! that names tests takes out the rule which those guard (docs/guarantees.md), and each of them must
+//! fail; any other must be found by some seed of the simulations. `cargo xtask tidy` looks that each
+//! fault still finds its text, and that each guarantee's test is one that has to fail.
+
+mod page;
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -15,10 +18,11 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::{process::Cmd, seeds::SIMULATIONS};
+use self::page::Page;
+use crate::{process::Cmd, seeds::SIMULATIONS, tidy};
 
 #[derive(Deserialize)]
-struct Plants {
+struct List {
     plant: Vec<Plant>,
 }
 
@@ -30,78 +34,113 @@ struct Plant {
     file: PathBuf,
     old: String,
     new: String,
+    /// Each of these must fail; where there are none, the simulations must find it.
+    #[serde(default)]
+    tests: Vec<String>,
+    /// The name of the list that it is in.
+    #[serde(skip)]
+    list: String,
+}
+
+#[derive(Clone, Copy)]
+enum Optimised {
+    Not = 0,
+    ALittle = 1,
 }
 
 /// How a fault was found.
 struct Found {
-    test: String,
+    tests: Vec<String>,
     seed: Option<u64>,
     took: Duration,
 }
 
-const LIST: &str = "xtask/plants.toml";
-const PAGE: &str = "docs/planted-faults.md";
+const LISTS: [&str; 3] = ["sending", "sessions", "simulations"];
 /// In slices, so that a fault which every seed shows is found at once.
 const SLICES: [(u64, u64); 3] = [(0, 50), (50, 500), (500, 2000)];
+/// A build shares the machine with whatever else runs there.
+const BUILD_MINUTES: u64 = 20;
+/// A test that a fault makes wait for ever is ended, which is a failure as any other.
+const TEST_MINUTES: u64 = 2;
+/// As much for all simulations with a slice of seeds.
+const SLICE_MINUTES: u64 = 5;
 
 /// # Errors
-/// A fault is found by no seed, or no longer fits the code.
+/// A fault is not found, or no longer fits the code.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let plants = read(root)?;
+    let mut page = Page::read(root)?;
     let chosen: Vec<&Plant> = match args {
         [] => plants.iter().collect(),
-        [words] => plants.iter().filter(|plant| plant.name.contains(words)).collect(),
-        _ => bail!("plant takes nothing, or a part of one fault's name"),
+        [words] if words == "--missing" => {
+            plants.iter().filter(|plant| !page.has(&plant.name)).collect()
+        }
+        [words] => plants.iter().filter(|plant| plant.is_meant(words)).collect(),
+        _ => {
+            bail!("plant takes nothing, --missing, a list's name, or a part of a fault's or test's")
+        }
     };
-    ensure!(!chosen.is_empty(), "no fault in {LIST} is named like that");
+    ensure!(!chosen.is_empty(), "no fault in xtask/plants is named like that");
     let copy = root.join("target/planted");
     copy_workspace(root, &copy)?;
-    let (mut rows, mut missed) = (Vec::new(), Vec::new());
+    let mut missed = Vec::new();
     for (index, plant) in chosen.iter().enumerate() {
         println!("{} of {}: {}", index + 1, chosen.len(), plant.name);
         let planted = plant.apply(root)?;
         let file = copy.join(&plant.file);
         fs::write(&file, planted).with_context(|| file.display().to_string())?;
-        let found = find(&copy);
+        let found = plant.find(root, &copy);
         fs::copy(root.join(&plant.file), &file).with_context(|| file.display().to_string())?;
         match found.with_context(|| plant.name.clone())? {
             Some(found) => {
-                let seed = found.seed.map_or_else(|| "any".to_owned(), |seed| seed.to_string());
-                println!("  {} (seed {seed}), {:.1} s", found.test, found.took.as_secs_f64());
-                let took = found.took.as_secs_f64();
-                rows.push(format!("| {} | `{}` | {seed} | {took:.1} |", plant.name, found.test));
+                println!("  {found}");
+                page.insert(&plant.name, &found);
             }
-            None => missed.push(plant.name.as_str()),
+            None => {
+                println!("  NOT FOUND");
+                page.remove(&plant.name);
+                missed.push(plant.name.as_str());
+            }
         }
+        // Each time, so that a run which is cut off loses one fault and not all of them.
+        page.write(root, &plants)?;
     }
-    ensure!(missed.is_empty(), "no seed below 2,000 finds: {}", missed.join("; "));
-    if args.is_empty() {
-        fs::write(root.join(PAGE), page(&rows)).context(PAGE)?;
-        println!("{PAGE} is written");
-    }
+    ensure!(missed.is_empty(), "not found: {}", missed.join("; "));
     Ok(())
 }
 
-/// Whether every fault still fits the code.
+/// Whether every fault still fits the code; the tests that have to fail.
 ///
 /// # Errors
 /// One does not, with its name.
-pub(crate) fn check(root: &Path) -> Result<()> {
-    for plant in read(root)? {
+pub(crate) fn check(root: &Path) -> Result<BTreeSet<String>> {
+    let plants = read(root)?;
+    for plant in &plants {
         plant.apply(root)?;
     }
-    Ok(())
+    Ok(plants.into_iter().flat_map(|plant| plant.tests).collect())
 }
 
 fn read(root: &Path) -> Result<Vec<Plant>> {
-    let text = fs::read_to_string(root.join(LIST)).context(LIST)?;
-    let plants: Plants = toml::from_str(&text).context(LIST)?;
-    let names: BTreeSet<&str> = plants.plant.iter().map(|plant| plant.name.as_str()).collect();
-    ensure!(names.len() == plants.plant.len(), "{LIST} has one name twice");
-    Ok(plants.plant)
+    let mut plants = Vec::new();
+    for name in LISTS {
+        let path = root.join(format!("xtask/plants/{name}.toml"));
+        let at = || path.display().to_string();
+        let text = fs::read_to_string(&path).with_context(at)?;
+        let list: List = toml::from_str(&text).with_context(at)?;
+        plants.extend(list.plant.into_iter().map(|plant| Plant { list: name.into(), ..plant }));
+    }
+    let names: BTreeSet<&str> = plants.iter().map(|plant| plant.name.as_str()).collect();
+    ensure!(names.len() == plants.len(), "xtask/plants has one name twice");
+    Ok(plants)
 }
 
 impl Plant {
+    fn is_meant(&self, words: &str) -> bool {
+        let tests = self.tests.iter().any(|test| test.contains(words));
+        self.list == words || self.name.contains(words) || tests
+    }
+
     /// The file's text with the fault in it.
     fn apply(&self, root: &Path) -> Result<String> {
         let path = root.join(&self.file);
@@ -109,11 +148,39 @@ impl Plant {
         let places = text.matches(self.old.as_str()).count();
         ensure!(
             places == 1,
-            "{LIST}: the text of `{}` is {places} times in {}, not once",
+            "xtask/plants/{}.toml: the text of `{}` is {places} times in {}, not once",
+            self.list,
             self.name,
             self.file.display()
         );
         Ok(text.replacen(self.old.as_str(), &self.new, 1))
+    }
+
+    fn find(&self, root: &Path, copy: &Path) -> Result<Option<Found>> {
+        if self.tests.is_empty() { find_by_seed(copy) } else { self.find_by_tests(root, copy) }
+    }
+
+    /// Each of its tests must fail.
+    fn find_by_tests(&self, root: &Path, copy: &Path) -> Result<Option<Found>> {
+        let mut found = Found { tests: self.tests.clone(), seed: None, took: Duration::ZERO };
+        for test in &self.tests {
+            let target = target_of(root, test)?;
+            let cargo = cargo_test(copy, &target, Optimised::Not);
+            cargo.clone().arg("--no-run").output()?;
+            let start = Instant::now();
+            let ran = cargo.arg(test).limit_minutes(TEST_MINUTES).output();
+            found.took += start.elapsed();
+            let Err(failure) = ran else {
+                println!("  {test} does not notice");
+                return Ok(None);
+            };
+            let said = format!("{failure:#}");
+            // Whoever is cut off names none: it has waited for ever, or taken the process along.
+            let is_it = failed_test(&said).is_none_or(|failed| failed.ends_with(test.as_str()));
+            ensure!(is_it, "another test than {test} failed\n{said}");
+            found.seed = found.seed.or(failed_seed(&said));
+        }
+        Ok(Some(found))
     }
 }
 
@@ -136,31 +203,56 @@ fn copy_workspace(root: &Path, copy: &Path) -> Result<()> {
     Ok(())
 }
 
-fn cargo_test(copy: &Path, simulation: &str) -> Cmd {
-    // The simulations are the same at any optimisation; a little of it builds fastest in all.
+/// Runs these tests in the copy; `target` is what chooses them. Tests are the same at any optimisation:
+/// those that take little time are there soonest with none, and many seeds with a little.
+fn cargo_test(copy: &Path, target: &str, optimised: Optimised) -> Cmd {
     Cmd::line(copy, "cargo test --locked -q")
-        .args(simulation.split_whitespace())
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .args(target.split_whitespace())
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", (optimised as u8).to_string())
         .env("CARGO_PROFILE_DEV_DEBUG", "false")
         .env("CARGO_TARGET_DIR", copy.join("target").display().to_string())
-        .limit_minutes(5)
+        .limit_minutes(BUILD_MINUTES)
+}
+
+/// The package and the kind of test that has a function of this name.
+fn target_of(root: &Path, test: &str) -> Result<String> {
+    let function = format!("fn {test}(");
+    let sources = tidy::read_sources(root)?;
+    let mut paths = sources.iter().filter(|source| {
+        source.path.starts_with("crates") && source.text.contains(function.as_str())
+    });
+    let path = &paths.next().with_context(|| format!("there is no test {test}"))?.path;
+    ensure!(paths.next().is_none(), "there are two tests {test}");
+    target_at(path).with_context(|| format!("{test} is in {}", path.display()))
+}
+
+fn target_at(path: &Path) -> Option<String> {
+    let mut parts = path.iter().skip(1).filter_map(|part| part.to_str());
+    let (package, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+    match kind {
+        "src" => Some(format!("-p {package} --lib")),
+        "tests" => Some(format!("-p {package} --test {}", name.trim_end_matches(".rs"))),
+        _ => None,
+    }
 }
 
 /// The first slice of seeds and the first simulation in it that fails.
-fn find(copy: &Path) -> Result<Option<Found>> {
+fn find_by_seed(copy: &Path) -> Result<Option<Found>> {
     let mut took = Duration::ZERO;
     for (from, to) in SLICES {
         // The faults are in the library; its own simulations have to find them.
         for simulation in SIMULATIONS.iter().filter(|of| of.starts_with("-p wharf ")) {
-            cargo_test(copy, simulation).arg("--no-run").output()?;
+            let optimised = if from == 0 { Optimised::Not } else { Optimised::ALittle };
+            let cargo = cargo_test(copy, simulation, optimised);
+            cargo.clone().arg("--no-run").output()?;
             let start = Instant::now();
-            let ran = cargo_test(copy, simulation).env("WHARF_SEEDS", format!("{from}..{to}"));
-            let failure = ran.output().err();
+            let ran = cargo.env("WHARF_SEEDS", format!("{from}..{to}"));
+            let failure = ran.limit_minutes(SLICE_MINUTES).output().err();
             took += start.elapsed();
             if let Some(failure) = failure {
                 let said = format!("{failure:#}");
                 let test = failed_test(&said).unwrap_or_else(|| "does not end".to_owned());
-                return Ok(Some(Found { test, seed: failed_seed(&said), took }));
+                return Ok(Some(Found { tests: vec![test], seed: failed_seed(&said), took }));
             }
         }
     }
@@ -179,19 +271,6 @@ fn failed_seed(said: &str) -> Option<u64> {
     said.lines().find_map(says)
 }
 
-fn page(rows: &[String]) -> String {
-    let mut page = String::from(
-        "# Planted faults\n\nDo the simulations find what they are for? Each line is one rule of the \
-         server broken on\npurpose, the simulation that failed, the first seed that showed it (`any` \
-         where a test without\nseeds was faster), and the seconds until then, with a build that is \
-         optimised little. Written by\n`cargo xtask plant`, which does it again; the faults \
-         themselves are in\n[xtask/plants.toml](../xtask/plants.toml).\n\n\
-         | what was broken | found by | seed | seconds |\n|---|---|---|---|\n",
-    );
-    rows.iter().for_each(|row| writeln!(page, "{row}").expect("a string takes it"));
-    page
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +284,17 @@ thread 'x' panicked at a seed of doubt\nseed 17 fails; to repeat it: WHARF_SEED=
         assert_eq!(failed_seed(said), Some(17));
         assert_eq!(failed_test("took longer than 5 minutes"), None);
         assert_eq!(failed_seed("no such words"), None);
+    }
+
+    #[test]
+    fn where_a_test_is_says_how_it_is_run() {
+        for (path, target) in [
+            ("crates/wharf/src/a/b.rs", Some("-p wharf --lib")),
+            ("crates/wharf/tests/logic.rs", Some("-p wharf --test logic")),
+            ("crates/wharf-port/tests/server/x.rs", Some("-p wharf-port --test server")),
+            ("crates/wharf/Cargo.toml", None),
+        ] {
+            assert_eq!(target_at(Path::new(path)).as_deref(), target, "{path}");
+        }
     }
 }

@@ -65,12 +65,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             findings.extend(documents::broken_links(root, source));
         }
     }
-    findings.extend(documents::missing_tests(&sources));
+    findings.extend(documents::missing_tests(&sources, &plant::check(root)?));
     findings.extend(documents::unknown_names(&sources));
     findings.extend(documents::readme_differences(root)?);
     findings.extend(course::findings(root)?);
     findings.extend(dependencies::findings(root)?);
-    plant::check(root)?;
     for finding in &findings {
         eprintln!("{finding}");
     }
