@@ -28,7 +28,6 @@ pub struct BufferRing {
     count: u16,
     buffer_bytes: usize,
     tail: u16,
-    group: u16,
     /// Buffers that are with the kernel once the tail has been published.
     available: u16,
 }
@@ -60,7 +59,6 @@ impl BufferRing {
             count,
             buffer_bytes,
             tail: 0,
-            group,
             available: 0,
         };
         for id in 0..count {
@@ -68,11 +66,6 @@ impl BufferRing {
         }
         buffers.publish();
         Ok(buffers)
-    }
-
-    /// The group's number, for the receive operations.
-    pub fn group(&self) -> u16 {
-        self.group
     }
 
     /// Buffers that the kernel can still fill.

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 use crate::buffer_ring::BufferRing;
 use crate::machine;
+use crate::ring::{self, Ring};
 use meter::{Meter, Reading};
 pub use pattern::Framing;
 use pattern::Pattern;
@@ -27,7 +28,6 @@ const SUBMISSIONS: u32 = 2048;
 const COMPLETIONS: u32 = 16 * 1024;
 const BUFFERS: u16 = 1024;
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
-const GROUP: u16 = 0;
 /// No answer at all for this long is an error: the server hangs.
 const STALL: Duration = Duration::from_secs(5);
 static TICK: types::Timespec = types::Timespec::new().nsec(50_000_000);
@@ -138,7 +138,7 @@ struct Connection {
 }
 
 struct Load {
-    ring: IoUring,
+    ring: Ring,
     buffers: BufferRing,
     /// Leaked on purpose: closing a ring is not synchronous, and sends read from it.
     pattern: &'static Pattern,
@@ -154,15 +154,11 @@ struct Load {
 
 impl Load {
     fn connect(args: &LoadArgs) -> anyhow::Result<Load> {
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)
-            .context("the load generator needs io_uring")?;
+        let ring =
+            Ring::open(SUBMISSIONS, COMPLETIONS).context("the load generator needs io_uring")?;
         let asked_bytes = args.depth * (args.size + args.framing.header_bytes());
         let buffer_bytes = asked_bytes.next_power_of_two().clamp(1024, BUFFER_BYTES_MAX);
-        let buffers = BufferRing::register(&ring, GROUP, BUFFERS, buffer_bytes)?;
+        let buffers = ring.buffers(BUFFERS, buffer_bytes)?;
         let pattern = Pattern::new(args.framing, args.size, asked_bytes.max(buffer_bytes));
         let pattern: &'static Pattern = Box::leak(Box::new(pattern));
         let mut connections = Vec::with_capacity(args.connections);
@@ -212,17 +208,8 @@ impl Load {
     fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
-            match self.ring.submit_and_wait(1) {
-                Ok(_) => {}
-                Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
-                    ) => {}
-                Err(error) => return Err(error).context("the load generator's ring"),
-            }
             let mut batch = std::mem::take(&mut self.batch);
-            batch.extend(self.ring.completion());
+            self.ring.wait(&mut batch).context("the load generator's ring")?;
             let answered_before = self.messages;
             for completion in batch.drain(..) {
                 self.route(&completion)?;
@@ -336,9 +323,8 @@ impl Load {
     }
 
     fn start_receive(&mut self, index: usize) -> anyhow::Result<()> {
-        let fd = types::Fd(self.connections[index].fd);
-        let entry = opcode::RecvMulti::new(fd, self.buffers.group()).build();
-        self.push(&entry.user_data(RECEIVE | index as u64))
+        let entry = ring::receive(self.connections[index].fd).user_data(RECEIVE | index as u64);
+        self.push(&entry)
     }
 
     fn start_send(&mut self, index: usize) -> anyhow::Result<()> {
@@ -363,10 +349,7 @@ impl Load {
     fn push(&mut self, entry: &squeue::Entry) -> anyhow::Result<()> {
         // SAFETY: entries point at the pattern, which never changes and is leaked, or at a
         // static.
-        while unsafe { self.ring.submission().push(entry) }.is_err() {
-            self.ring.submit().context("the load generator's ring")?;
-        }
-        Ok(())
+        unsafe { self.ring.push(entry) }.context("the load generator's ring")
     }
 
     fn report(&self, before: u64, starved: usize, start: &Reading, end: &Reading) -> LoadReport {

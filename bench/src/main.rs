@@ -13,6 +13,7 @@ mod machine;
 mod page;
 mod peer;
 mod profile;
+mod ring;
 mod suite;
 mod syscalls;
 mod table;

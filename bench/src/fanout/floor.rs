@@ -8,16 +8,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
 
 use super::wire::TEXT_BYTES;
 use crate::buffer_ring::BufferRing;
+use crate::ring::{self, Ring};
 
 const SUBMISSIONS: u32 = 2048;
 const COMPLETIONS: u32 = 8192;
 const BUFFERS: u16 = 256;
 const BUFFER_BYTES: usize = 8192;
-const GROUP: u16 = 0;
 
 const ACCEPT: u64 = 1 << 32;
 const RECEIVE: u64 = 2 << 32;
@@ -39,7 +39,7 @@ struct Member {
 }
 
 struct Floor {
-    ring: IoUring,
+    ring: Ring,
     buffers: BufferRing,
     listener: TcpListener,
     /// Those who are gone leave a hole: a room is measured once, and then the process ends.
@@ -52,33 +52,20 @@ struct Floor {
 /// # Errors
 /// When the ring cannot be set up, or entering it fails.
 pub fn serve(listener: TcpListener, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
-    let ring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_cqsize(COMPLETIONS)
-        .build(SUBMISSIONS)?;
-    let buffers = BufferRing::register(&ring, GROUP, BUFFERS, BUFFER_BYTES)?;
+    let ring = Ring::open(SUBMISSIONS, COMPLETIONS)?;
+    let buffers = ring.buffers(BUFFERS, BUFFER_BYTES)?;
     ready(listener.local_addr()?);
     let mut floor = Floor { ring, buffers, listener, members: Vec::new(), batch: Vec::new() };
     floor.start_accept()?;
     let mut completions: Vec<cqueue::Entry> = Vec::with_capacity(COMPLETIONS as usize);
     loop {
-        match floor.ring.submit_and_wait(1) {
-            Ok(_) => {}
-            Err(error) if is_transient(&error) => {}
-            Err(error) => return Err(error),
-        }
-        completions.extend(floor.ring.completion());
+        floor.ring.wait(&mut completions)?;
         for completion in completions.drain(..) {
             floor.route(&completion)?;
         }
         floor.deliver()?;
         floor.buffers.publish();
     }
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
 impl Floor {
@@ -99,18 +86,7 @@ impl Floor {
     }
 
     fn join(&mut self, fd: RawFd) -> io::Result<()> {
-        let one: libc::c_int = 1;
-        // SAFETY: a plain call on a descriptor that is ours, with a value that lives through it.
-        unsafe {
-            let bytes = size_of_val(&one) as libc::socklen_t;
-            libc::setsockopt(
-                fd,
-                libc::IPPROTO_TCP,
-                libc::TCP_NODELAY,
-                (&raw const one).cast(),
-                bytes,
-            );
-        }
+        ring::set_nodelay(fd);
         self.members.push(Some(Member {
             fd,
             unfinished: Vec::new(),
@@ -179,16 +155,14 @@ impl Floor {
     }
 
     fn start_accept(&mut self) -> io::Result<()> {
-        let fd = types::Fd(self.listener.as_raw_fd());
-        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
-        self.push(&entry.user_data(ACCEPT))
+        self.push(&ring::accept(self.listener.as_raw_fd()).user_data(ACCEPT))
     }
 
     fn start_receive(&mut self, slot: usize) -> io::Result<()> {
         let member = self.members[slot].as_mut().expect("a member");
         member.receive_in_flight = true;
-        let entry = opcode::RecvMulti::new(types::Fd(member.fd), self.buffers.group()).build();
-        self.push(&entry.user_data(RECEIVE | slot as u64))
+        let entry = ring::receive(member.fd).user_data(RECEIVE | slot as u64);
+        self.push(&entry)
     }
 
     /// One send in flight.
@@ -220,17 +194,8 @@ impl Floor {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        loop {
-            // SAFETY: a send's bytes are shared and stay in the member's queue until its completion;
-            // a member is freed only when nothing of it is in flight.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return Ok(());
-            }
-            match self.ring.submit() {
-                Ok(_) => {}
-                Err(error) if is_transient(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        // SAFETY: a send's bytes are shared and stay in the member's queue until its completion;
+        // a member is freed only when nothing of it is in flight.
+        unsafe { self.ring.push(entry) }
     }
 }

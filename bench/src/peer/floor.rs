@@ -11,16 +11,16 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
 
 use crate::buffer_ring::{BufferRing, Filled};
+use crate::ring::{self, Ring};
 
 const SUBMISSIONS: u32 = 1024;
 /// Room for every receive of a thousand connections and their sends at once.
 const COMPLETIONS: u32 = 8192;
 const BUFFERS: u16 = 512;
 const BUFFER_BYTES: usize = 4096;
-const GROUP: u16 = 0;
 /// Buffers gathered into one send when more than one is waiting.
 const GATHER: usize = 16;
 
@@ -33,12 +33,8 @@ const SEND: u64 = 3 << 32;
 /// # Errors
 /// When the ring cannot be set up, or entering it fails.
 pub fn serve(listener: TcpListener, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
-    let ring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_cqsize(COMPLETIONS)
-        .build(SUBMISSIONS)?;
-    let buffers = BufferRing::register(&ring, GROUP, BUFFERS, BUFFER_BYTES)?;
+    let ring = Ring::open(SUBMISSIONS, COMPLETIONS)?;
+    let buffers = ring.buffers(BUFFERS, BUFFER_BYTES)?;
     ready(listener.local_addr()?);
     let mut floor = Floor {
         ring,
@@ -53,22 +49,12 @@ pub fn serve(listener: TcpListener, ready: impl FnOnce(SocketAddr)) -> io::Resul
     floor.start_accept()?;
     let mut batch: Vec<cqueue::Entry> = Vec::with_capacity(COMPLETIONS as usize);
     loop {
-        match floor.ring.submit_and_wait(1) {
-            Ok(_) => {}
-            // Interrupted, or the kernel asks to drain first: the entries pushed stay pushed.
-            Err(error) if is_transient(&error) => {}
-            Err(error) => return Err(error),
-        }
-        batch.extend(floor.ring.completion());
+        floor.ring.wait(&mut batch)?;
         for completion in batch.drain(..) {
             floor.route(&completion)?;
         }
         floor.end_of_batch()?;
     }
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
 /// What a gathered send points at; boxed, so that the addresses stay while it is in flight.
@@ -102,7 +88,7 @@ struct Connection {
 }
 
 struct Floor {
-    ring: IoUring,
+    ring: Ring,
     buffers: BufferRing,
     listener: TcpListener,
     connections: Vec<Option<Connection>>,
@@ -128,7 +114,7 @@ impl Floor {
 
     fn on_accept(&mut self, result: i32, more: bool) -> io::Result<()> {
         if result >= 0 {
-            set_nodelay(result);
+            ring::set_nodelay(result);
             let slot = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
                 self.connections.len() - 1
@@ -235,16 +221,14 @@ impl Floor {
     }
 
     fn start_accept(&mut self) -> io::Result<()> {
-        let fd = types::Fd(self.listener.as_raw_fd());
-        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
-        self.push(&entry.user_data(ACCEPT))
+        self.push(&ring::accept(self.listener.as_raw_fd()).user_data(ACCEPT))
     }
 
     fn start_receive(&mut self, slot: usize) -> io::Result<()> {
         let connection = self.connections[slot].as_mut().expect("an open connection");
         connection.receive_in_flight = true;
-        let entry = opcode::RecvMulti::new(types::Fd(connection.fd), self.buffers.group()).build();
-        self.push(&entry.user_data(RECEIVE | slot as u64))
+        let entry = ring::receive(connection.fd).user_data(RECEIVE | slot as u64);
+        self.push(&entry)
     }
 
     /// One send in flight; it takes whatever is waiting.
@@ -309,18 +293,9 @@ impl Floor {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        loop {
-            // SAFETY: what the entry points at (a buffer of the ring, a boxed gather list) stays
-            // until its completion: buffers are given back and connections freed only then.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return Ok(());
-            }
-            match self.ring.submit() {
-                Ok(_) => {}
-                Err(error) if is_transient(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        // SAFETY: what the entry points at (a buffer of the ring, a boxed gather list) stays
+        // until its completion: buffers are given back and connections freed only then.
+        unsafe { self.ring.push(entry) }
     }
 }
 
@@ -330,20 +305,5 @@ impl Connection {
         self.is_broken = true;
         // SAFETY: a plain call on a descriptor that is open while the connection exists.
         unsafe { libc::shutdown(self.fd, libc::SHUT_RDWR) };
-    }
-}
-
-fn set_nodelay(fd: RawFd) {
-    let on: libc::c_int = 1;
-    // SAFETY: the option's value is an int and lives across the call. A failure means that the
-    // peer is gone already, which the receive will say.
-    unsafe {
-        libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        );
     }
 }
