@@ -143,7 +143,7 @@ fn one_wrong_answer_is_harm() {
 }
 
 #[test]
-fn honest_users_who_wait_too_long_are_harmed() {
+fn waiting_that_an_attack_did_not_bring_is_not_blamed_on_it() {
     let server = start("study", &[]);
     let mut command = wharf();
     let addr = server.addr.to_string();
@@ -152,7 +152,8 @@ fn honest_users_who_wait_too_long_are_harmed() {
     let output = command.args(["--p99-max", "0"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for expected in ["Honest users were harmed", "waited longer", "before", "during", "after"] {
+    for expected in ["Nothing is told of the attack", "waited longer", "before", "during", "after"]
+    {
         assert!(text.contains(expected), "{expected:?} is missing in:\n{text}");
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Phase {
     errors: u64,
     /// The errors by kind, and the first of them.
     told: Vec<String>,
+    /// A good part of the waiting is that of the program which plays the honest users.
+    sent_late: bool,
     server_processors: Option<f64>,
     server_resident_bytes: Option<u64>,
 }
@@ -52,6 +54,7 @@ impl Phase {
                 told: Vec::new(),
                 server_processors: None,
                 server_resident_bytes: None,
+                sent_late: false,
             };
         };
         let total = outcome.total();
@@ -71,6 +74,7 @@ impl Phase {
                 .chain(total.first_error.map(|first| first.to_string()))
                 .chain(outcome.connect_error.clone())
                 .collect(),
+            sent_late: outcome.is_client_late(),
             server_processors: server.map(|server| server.processors),
             server_resident_bytes: server.map(|server| server.resident_bytes),
         }
@@ -78,13 +82,18 @@ impl Phase {
 
     /// Whether everybody was served, and in time.
     fn is_served(&self, p99_max: Duration) -> bool {
+        self.is_right() && self.is_in_time(p99_max)
+    }
+
+    fn is_right(&self) -> bool {
+        self.failed.is_none() && self.errors == 0
+    }
+
+    fn is_in_time(&self, p99_max: Duration) -> bool {
         let in_time = |latency: &Percentiles| {
             latency.p99.is_some_and(|ns| Duration::from_nanos(ns) <= p99_max)
         };
-        self.failed.is_none()
-            && self.errors == 0
-            && in_time(&self.users)
-            && in_time(&self.newcomers)
+        in_time(&self.users) && in_time(&self.newcomers)
     }
 }
 
@@ -155,7 +164,7 @@ impl Verdict {
     }
 
     fn sentence(&self) -> String {
-        let [_, during, after] = &self.phases;
+        let [before, during, after] = &self.phases;
         let limit = duration_text(self.p99_max.as_nanos() as u64);
         if self.is_served() {
             return format!(
@@ -163,14 +172,29 @@ impl Verdict {
             );
         }
         let when = if during.is_served(self.p99_max) { after } else { during };
+        let waited = format!("they waited longer than {limit} for more than 1 of 100 answers");
         let what = match &when.failed {
             Some(_) => "nobody was served".to_owned(),
             None if when.errors > 0 => {
                 format!("{} answers or connections were lost or wrong", grouped(when.errors))
             }
-            None => format!("they waited longer than {limit} for more than 1 of 100 answers"),
+            // What is no better without an attack is no proof of its harm.
+            None if !before.is_in_time(self.p99_max) => {
+                return format!(
+                    "\nNothing is told of the attack: {waited} {} it, and before it, too. The machine \
+                     has other work, or --p99-max is too short for it.\n",
+                    when.name
+                );
+            }
+            None => waited,
         };
-        format!("\nHonest users were harmed {} the attack: {what}.\n", when.name)
+        let own = if when.is_right() && when.sent_late {
+            " A good part of that is their own program's, which sent late: the machine is too small for \
+             both sides."
+        } else {
+            ""
+        };
+        format!("\nHonest users were harmed {} the attack: {what}.{own}\n", when.name)
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -182,5 +206,65 @@ impl Verdict {
             "attackers": self.attackers,
             "served": self.is_served(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phase(name: &'static str, p99_ms: u64, errors: u64) -> Phase {
+        let waited = Percentiles { p99: Some(p99_ms * 1_000_000), ..Percentiles::default() };
+        Phase {
+            name,
+            failed: None,
+            users: waited,
+            newcomers: waited,
+            answers: 100,
+            errors,
+            told: Vec::new(),
+            sent_late: false,
+            server_processors: None,
+            server_resident_bytes: None,
+        }
+    }
+
+    /// p99 in milliseconds before, during and after; errors during; whether the load itself was late.
+    fn verdict(p99_ms: [u64; 3], errors: u64, sent_late: bool) -> Verdict {
+        let [before, during, after] = p99_ms;
+        let during = Phase { sent_late, ..phase("during", during, errors) };
+        Verdict {
+            harm: "churn".to_owned(),
+            addr: ([127, 0, 0, 1], 9000).into(),
+            p99_max: Duration::from_millis(100),
+            phases: [phase("before", before, 0), during, phase("after", after, 0)],
+            attackers: AttackTally::default(),
+        }
+    }
+
+    #[test]
+    fn the_attack_is_blamed_for_what_was_not_there_before() {
+        for (p99_ms, errors, sent_late, expected) in [
+            ([1, 99, 1], 0, false, "were served"),
+            ([1, 101, 1], 0, false, "harmed during the attack: they waited longer than 100 ms"),
+            ([1, 99, 101], 0, false, "harmed after the attack"),
+            ([1, 101, 1], 0, true, "their own program's, which sent late"),
+            ([101, 101, 1], 0, false, "Nothing is told of the attack: they waited longer"),
+            ([101, 99, 1], 0, false, "were served"),
+            // A wrong answer is one, however busy the machine is.
+            (
+                [101, 101, 1],
+                3,
+                true,
+                "harmed during the attack: 3 answers or connections were lost",
+            ),
+        ] {
+            let verdict = verdict(p99_ms, errors, sent_late);
+            let sentence = verdict.sentence();
+            assert!(sentence.contains(expected), "{p99_ms:?}: {sentence}");
+            assert_eq!(verdict.is_served(), expected == "were served", "{p99_ms:?}");
+            let blames_itself = sentence.contains("own program");
+            assert_eq!(blames_itself, sent_late && errors == 0, "{p99_ms:?}: {sentence}");
+        }
     }
 }
