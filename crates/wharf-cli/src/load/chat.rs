@@ -142,7 +142,7 @@ pub(crate) struct User {
     /// Of each other user, the number of the next text.
     expected: HashMap<u32, u64>,
     arrivals: Arrivals,
-    /// As many texts are under way as may be: the next answer makes room.
+    /// It would say something, but is not in its room, or has as many texts under way as may be.
     is_behind: bool,
     has_entered: bool,
 }
@@ -247,11 +247,9 @@ impl Client {
                 cx.set_timer(Duration::from_nanos(wait_ns), TALK);
                 return Ok(());
             }
-            // Said on coming back; it still counts from when it was meant.
-            if data.stage != Stage::Inside {
-                return Ok(());
-            }
-            if data.sent.saturating_sub(data.acknowledged) >= UNDER_WAY_MAX {
+            // Said on coming back, or when an answer makes room; it still counts from when it was meant.
+            let is_full = data.sent.saturating_sub(data.acknowledged) >= UNDER_WAY_MAX;
+            if data.stage != Stage::Inside || is_full {
                 data.is_behind = true;
                 return Ok(());
             }

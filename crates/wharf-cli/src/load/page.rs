@@ -345,9 +345,10 @@ svg{width:100%;height:auto;display:block}
 svg text{fill:var(--faint);font:13px system-ui,sans-serif}svg .grid{stroke:var(--line);stroke-width:1}
 @media(max-width:40rem){svg text{font-size:18px}}
 svg path{fill:none;stroke-width:2;stroke-linejoin:round}svg path.a{stroke:var(--a)}svg path.b{stroke:var(--b)}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto}.scroll td,.scroll th{white-space:nowrap}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 th{color:var(--faint);font-weight:500}
+@media(max-width:40rem){td,th{padding-right:.6rem;font-size:.875rem}}
 pre{overflow-x:auto;background:var(--card);padding:.6rem;border-radius:.4rem}
 ";
