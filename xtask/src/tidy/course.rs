@@ -11,6 +11,8 @@ use crate::markdown::{self, Document};
 
 /// Each has a folder `en` and a folder `ko`.
 const FOLDERS: [&str; 2] = ["docs/tutorial", "docs/guide"];
+/// The list of the chapters, with the minutes that each takes.
+const CONTENTS: &str = "docs/tutorial/README.md";
 /// The parts of each chapter of the course.
 const PARTS: [&str; 7] = [
     "What this step is for",
@@ -37,6 +39,7 @@ pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
         findings.push(glossary.finding(0, "no table of terms and rejected words"));
     }
     findings.extend(korean_findings(&read(root, README_KOREAN)?, &words));
+    let contents = read(root, CONTENTS)?;
     let mut shown = BTreeSet::new();
     for folder in FOLDERS {
         let (english, korean) = (format!("{folder}/en"), format!("{folder}/ko"));
@@ -54,6 +57,7 @@ pub(super) fn findings(root: &Path) -> Result<Vec<Finding>> {
             findings.extend(unknown_targets(root, &original));
             if folder == FOLDERS[0] {
                 findings.extend(missing_parts(&original));
+                findings.extend(missing_in_contents(&contents, &original, name));
             }
             findings.extend(differences(&original, &translation));
             findings.extend(korean_findings(&translation, &words));
@@ -163,6 +167,19 @@ fn missing_parts(page: &Source) -> Vec<Finding> {
     wrong.map(|(_, what)| page.finding(0, what)).collect()
 }
 
+/// The list has each chapter in both languages, with the minutes that it says it takes.
+fn missing_in_contents(contents: &Source, page: &Source, name: &str) -> Option<Finding> {
+    let minutes = minutes(page, MINUTES[0])?;
+    let links = [format!("[{minutes} minutes](en/{name})"), format!("[{minutes}분](ko/{name})")];
+    let missing = links.into_iter().find(|link| !contents.text.contains(link))?;
+    Some(contents.finding(0, format!("no `{missing}`")))
+}
+
+/// What a chapter says of how long it takes.
+fn minutes(page: &Source, label: &str) -> Option<u32> {
+    page.text.lines().find_map(|line| line.strip_prefix(label)?.parse().ok())
+}
+
 /// Headings by level, code (but for pictures and output, which have words in them; what the compiler
 /// says has none to be translated), answers to exercises, minutes.
 fn differences(original: &Source, translation: &Source) -> Vec<Finding> {
@@ -182,9 +199,6 @@ fn differences(original: &Source, translation: &Source) -> Vec<Finding> {
     if answers(original) != answers(translation) {
         unlike("number of exercises with an answer");
     }
-    let minutes = |page: &Source, label: &str| {
-        page.text.lines().find_map(|line| line.strip_prefix(label)?.parse::<u32>().ok())
-    };
     let [in_english, in_korean] = MINUTES;
     match (minutes(original, in_english), minutes(translation, in_korean)) {
         (Some(one), Some(other)) if one == other => {}
@@ -353,6 +367,16 @@ mod tests {
         assert_eq!(count(&chapter), 0);
         for part in ["## The code", "mermaid", "cargo xtask steps try", "<details>"] {
             assert_eq!(count(&chapter.replace(part, "x")), 1, "{part}");
+        }
+    }
+
+    #[test]
+    fn the_list_says_how_long_each_chapter_takes() {
+        let list = "| 1 | [20 minutes](en/a.md) | [20분](ko/a.md) |\n";
+        let check = |list: &str| missing_in_contents(&page(list), &page("Minutes: 20\n"), "a.md");
+        assert_eq!(check(list), None);
+        for part in ["20 minutes", "20분", "en/a.md", "ko/a.md"] {
+            assert!(check(&list.replace(part, "x")).is_some(), "{part}");
         }
     }
 
