@@ -26,8 +26,9 @@
 //!   deadline ([`Config::drop_deadline`](crate::Config::drop_deadline)), and where that passes leaks
 //!   what the system may still write to, and logs it. Nothing is freed on hope.
 //! - **P9** A streaming receive has a byte credit. When that is used it ends with
-//!   [`ReceiveEnd::CreditSpent`]; going on is a new submit. A backend that cannot stop the system
-//!   exactly at the credit may deliver what was completed by then, first. [`pause`](CompletionPort::pause)
+//!   [`ReceiveEnd::CreditSpent`]; going on is a new submit. The receive that uses it
+//!   up may bring the rest of its buffer, too, and a backend that cannot stop the system there what was
+//!   completed by then. [`pause`](CompletionPort::pause)
 //!   ends a receive or an accept early with `Paused`; what was completed before that comes first,
 //!   in order.
 //! - **P10** An accepted socket is unbound until [`adopt`](CompletionPort::adopt), which binds it to

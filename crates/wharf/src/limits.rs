@@ -109,9 +109,10 @@ pub struct Limits {
     /// is received from it; receiving goes on at half of it. A handler that takes its time is not
     /// asked for more, and costs the others nothing. Without logic threads no frame ever waits.
     pub logic_queue_bytes_max: usize,
-    /// Bytes that may arrive from one session before the others have had their turn (16 KiB). Where
-    /// many send as much as they can, it is one buffer (4 KiB), so that their turn comes soon enough: of
-    /// 1,000 on one worker, each has a frame handled in every 4,000 completions.
+    /// Bytes that may arrive from one session before the others have had their turn (32 KiB), and
+    /// less than a receive buffer more. Where many send as much as they can, each has its share of a round
+    /// of 400 buffers, at least one (4 KiB), so that their turn comes soon enough: of 1,000 on one worker,
+    /// each has a frame handled in every 4,000 completions.
     pub receive_credit_bytes: u32,
 }
 
@@ -150,7 +151,7 @@ impl Default for Limits {
             linger_timeout: Duration::from_secs(2),
             linger_bytes_max: 64 * 1024,
             logic_queue_bytes_max: 64 * 1024,
-            receive_credit_bytes: 16 * 1024,
+            receive_credit_bytes: 32 * 1024,
         }
     }
 }

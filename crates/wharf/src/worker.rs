@@ -64,8 +64,6 @@ pub(crate) struct Worker {
     draining: bool,
     /// When what is left is aborted.
     drain_deadline: Option<(Time, TimerId)>,
-    /// So many have been routed; wraps around.
-    completions: u32,
     // Kept between turns for their room.
     done: Vec<Done>,
     commands: Vec<Command>,
@@ -132,7 +130,6 @@ impl Worker {
             index: usize::from(parts.index),
             draining: false,
             drain_deadline: None,
-            completions: 0,
             done: Vec::new(),
             commands: Vec::new(),
             due: Vec::new(),
@@ -201,7 +198,6 @@ impl Worker {
         self.shared.now = now;
         self.outbox.take().expect("turns do not nest").enter();
         let mut done = std::mem::take(&mut self.done);
-        self.completions = self.completions.wrapping_add(done.len() as u32);
         for completion in done.drain(..) {
             self.route(completion);
         }
@@ -403,7 +399,8 @@ impl Worker {
         session.receiving.pausing = false;
         let failed = match end {
             ReceiveEnd::CreditSpent => {
-                session.receiving.spent(self.completions);
+                let received = self.shared.stats.bytes_received as u32;
+                session.receiving.spent(received, session.limits.receive_credit_bytes);
                 None
             }
             ReceiveEnd::Paused | ReceiveEnd::Cancelled => None,

@@ -391,7 +391,7 @@ fn a_slow_logic_thread_is_not_sent_more_than_its_bound() {
         clients.iter().for_each(|client| client.end());
         sim.run();
         let received = sim.stats().bytes_received;
-        assert!(received <= 3 * (10_000 + 2 * 16 * 1024), "{received} of 300,000 bytes");
+        assert!(received <= 3 * (10_000 + 2 * 32 * 1024), "{received} of 300,000 bytes");
         assert!(received >= 3 * 10_000, "{received}");
         sim.set_logic_running(true);
         sim.run();

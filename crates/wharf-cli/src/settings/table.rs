@@ -523,7 +523,7 @@ settings! {
         }
         /// Bytes that one socket may receive before the others have their turn.
         receive_credit_bytes: Bytes {
-            default: "16KiB",
+            default: "32KiB",
             unit: "bytes",
             range: 64..=16_777_216,
             reason: "Without a cap a single fast sender takes a worker's buffers; measured: 99 of 512 in one turn.",

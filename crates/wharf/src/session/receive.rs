@@ -53,9 +53,9 @@ pub(crate) struct Receiving {
     /// The stream has ended or failed: no receive will be submitted again.
     pub(crate) over: bool,
     holds: Holds,
-    /// It has spent a credit soon after the one before: few others had to wait meanwhile.
-    quick: bool,
-    /// How many completions the worker had seen when a credit was spent last; wraps around.
+    /// Its share of what the worker receives in one round of all that send: the next credit, in bytes.
+    share: u32,
+    /// How many bytes the worker had received when a credit was spent last; wraps around.
     spent_at: u32,
     /// While it runs: the time at which the clock would have shown 0. While it stands: what it shows.
     clock_ns: u64,
@@ -70,24 +70,28 @@ impl Receiving {
             pausing: false,
             over: false,
             holds: Holds::default(),
-            quick: false,
+            share: SHARE_BYTES_MIN,
             spent_at: 0,
             clock_ns: now.as_nanos(),
             last: Time::ZERO,
         }
     }
 
-    /// A credit is spent, after so many completions of the worker.
-    pub(crate) fn spent(&mut self, completions: u32) {
-        self.quick = completions.wrapping_sub(self.spent_at) <= QUICK_COMPLETIONS;
-        self.spent_at = completions;
+    /// A credit is spent, when the worker has received `received_bytes` in all. What it received since
+    /// the one before says how many send as much as this one, and so how large the next may be.
+    pub(crate) fn spent(&mut self, received_bytes: u32, bytes_max: u32) {
+        let round = received_bytes.wrapping_sub(self.spent_at).max(self.share);
+        let share = u64::from(ROUND_BYTES) * u64::from(self.share) / u64::from(round);
+        self.share = u32::try_from(share)
+            .unwrap_or(u32::MAX)
+            .clamp(SHARE_BYTES_MIN, bytes_max.max(SHARE_BYTES_MIN));
+        self.spent_at = received_bytes;
     }
 
-    /// How much of a credit of `bytes_max` the next receive has: all of it where few others have to wait
-    /// for their turn, one buffer where many do.
+    /// How many bytes the next receive may bring, of `bytes_max` at most.
     #[inline]
     pub(crate) fn share(&self, bytes_max: u32) -> u32 {
-        if self.quick { bytes_max } else { bytes_max.min(SHARE_BYTES) }
+        self.share.min(bytes_max)
     }
 
     #[inline]
@@ -130,29 +134,36 @@ impl Receiving {
     }
 }
 
-/// Two credits spent within so many completions of the worker are quick. A round of all sessions that
-/// send may have 4,000; where those of one buffer each take a quarter of that, there is room for more.
-const QUICK_COMPLETIONS: u32 = 1000;
+/// What a worker receives in one round of all that send as much as they can: 400 buffers of the default
+/// size, of which there are 512 by default. None is missing then, and each that sends has its turn soon.
+const ROUND_BYTES: u32 = 400 * SHARE_BYTES_MIN;
 
-/// What a session has of its credit where many send: a receive buffer of the default size.
-const SHARE_BYTES: u32 = 4096;
+/// The least that a session may send in a round, however many others do: a receive buffer of the default
+/// size.
+const SHARE_BYTES_MIN: u32 = 4096;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// More than a buffer at a time is for those whom few others wait for.
+    /// Of so many that all send, each has its part of a round, and from the first credit on.
     #[test]
     fn a_credit_is_larger_where_there_are_few_others() {
-        let mut receiving = Receiving::new(Time::ZERO);
-        let mut share = |completions| {
-            receiving.spent(completions);
-            [1 << 20, 16 * 1024, 100].map(|max| receiving.share(max))
-        };
-        let (one, all) = ([4096, 4096, 100], [1 << 20, 16 * 1024, 100]);
-        let spent = [u32::MAX - 3000, u32::MAX - 2000, 5, 1005, 1006, 9000];
-        assert_eq!(spent.map(&mut share), [one, all, one, all, all, one]);
+        const KIB: u32 = 1024;
+        for (senders, credit) in
+            [(1, 64 * KIB), (25, 64 * KIB), (50, 32 * KIB), (400, 4 * KIB), (1000, 4 * KIB)]
+        {
+            let mut receiving = Receiving::new(Time::ZERO);
+            let mut received = u32::MAX - 3_000_000;
+            receiving.spent(received, 64 * KIB);
+            for round in 0..5 {
+                received = received.wrapping_add(senders * receiving.share(64 * KIB));
+                receiving.spent(received, 64 * KIB);
+                assert_eq!(receiving.share(64 * KIB), credit, "{senders} senders, round {round}");
+                assert_eq!(receiving.share(100), 100);
+            }
+        }
     }
 
     fn at(seconds: u64) -> Time {

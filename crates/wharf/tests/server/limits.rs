@@ -23,8 +23,9 @@ fn a_peer_that_does_not_read_is_asked_for_nothing_more() {
             engine: EngineChoice::Named(engine),
             ..Config::default()
         };
+        let credit = limits.receive_credit_bytes as usize;
         let queued_max =
-            limits.send_queue_bytes_soft + 32 * port.receive_buffer_bytes as usize + 16 * 1024;
+            limits.send_queue_bytes_soft + 32 * port.receive_buffer_bytes as usize + credit;
         let events = Events::new();
         let builder =
             builder(engine).port(port).limits(limits).listen(ANY_PORT, framing, events.echo());

@@ -128,7 +128,11 @@ fn some_frames_leave_before_the_moment() {
 /// What waits for its moment counts: the soft mark is the same as without.
 #[test]
 fn what_is_held_back_counts() {
-    let limits = Limits { send_queue_bytes_soft: 10_000, ..Limits::default() };
+    let limits = Limits {
+        send_queue_bytes_soft: 10_000,
+        receive_credit_bytes: 16 * 1024,
+        ..Limits::default()
+    };
     let server = Server::builder().workers(1).limits(limits).flush(FlushPolicy::Every(10_000));
     let server = server.listen(ADDRESS, FRAMING, || Game);
     let mut sim = server.simulate(1, Faults::none()).unwrap();
