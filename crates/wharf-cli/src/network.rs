@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use wharf::framing::AnyFraming;
 use wharf::port::{self, EngineInfo, Keepalive, ListenOptions, SocketOptions};
-use wharf::{Context, Frame, Handle, Handler, Limits, Server};
+use wharf::{Class, Context, Frame, Handle, Handler, Limits, Server};
 use wharf_chat::Chat;
 
 use crate::announce::{Serving, ServingChat};
@@ -54,9 +54,9 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
             SendPolicy::Queue => wharf::SendPolicy::Queue,
         });
     for (listener, limits) in settings.server.echo.iter().zip(listener_limits(settings)?) {
-        let only_echo_id = listener.framing == Framing::Study;
+        let is_study = listener.framing == Framing::Study;
         let ignored = Arc::clone(&ignored);
-        let echo = move || Echo { only_echo_id, ignored: Arc::clone(&ignored) };
+        let echo = move || Echo { is_study, ignored: Arc::clone(&ignored) };
         builder = builder.limits(limits);
         // The hot path is compiled for each kind of framing, instead of asking for it per frame.
         builder = match any_framing(listener.framing) {
@@ -115,9 +115,10 @@ fn explain(error: wharf::Error, settings: &Settings) -> anyhow::Error {
     anyhow::anyhow!("{error}{found}; --echo [FRAMING@]ADDR and --chat ADDR name other addresses")
 }
 
-/// Returns every frame, or, in the `study` format, those with the packet id of an echo.
+/// Returns every frame, or, in the `study` format, those with the packet id of an echo; in that it has a
+/// heartbeat, too.
 struct Echo {
-    only_echo_id: bool,
+    is_study: bool,
     ignored: Arc<AtomicU64>,
 }
 
@@ -125,17 +126,31 @@ impl Handler for Echo {
     type Session = ();
 
     fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> wharf::Result {
-        if self.only_echo_id && frame.id() != STUDY_ECHO_ID {
-            self.ignored.fetch_add(1, Ordering::Relaxed);
+        if self.is_study && frame.id() != STUDY_ECHO_ID {
+            if frame.id() == STUDY_HEARTBEAT_ID {
+                cx.heartbeat_answered();
+            } else {
+                self.ignored.fetch_add(1, Ordering::Relaxed);
+            }
             return Ok(());
         }
         cx.send_packet(frame.id(), frame.body())?;
         Ok(())
     }
+
+    fn on_heartbeat(&mut self, cx: &mut Context<'_, ()>) -> wharf::Result<bool> {
+        if self.is_study {
+            cx.send_as(Class::Control, STUDY_HEARTBEAT_ID, b"")?;
+        }
+        Ok(self.is_study)
+    }
 }
 
 /// The packet id that the `study` format echoes; others are for a logic that is not there.
 pub(crate) const STUDY_ECHO_ID: u32 = 1;
+
+/// The packet id with which the `study` echo asks for a sign of life, and is answered.
+pub(crate) const STUDY_HEARTBEAT_ID: u32 = 2;
 
 /// The library's framing of this name.
 pub(crate) fn any_framing(framing: Framing) -> AnyFraming {
@@ -191,6 +206,8 @@ fn limits(settings: &Settings) -> Result<Limits> {
         frame_timeout: unless_zero(limits.frame_timeout),
         idle_read_timeout: unless_zero(limits.idle_read_timeout),
         idle_write_timeout: unless_zero(limits.idle_write_timeout),
+        heartbeat_interval: unless_zero(limits.heartbeat_interval),
+        heartbeat_timeout: unless_zero(limits.heartbeat_timeout),
         frames_per_second: (limits.frames_per_second > 0).then_some(limits.frames_per_second),
         bytes_per_second: (limits.bytes_per_second.0 > 0).then_some(limits.bytes_per_second.0),
         over_rate: match limits.over_rate {

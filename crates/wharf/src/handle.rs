@@ -137,6 +137,15 @@ pub(crate) enum Command {
     Authenticated {
         id: SessionId,
     },
+    /// A handler on a logic thread has asked the peer for a sign of life, or did not want to.
+    HeartbeatAsked {
+        id: SessionId,
+        asked: bool,
+    },
+    /// A handler on a logic thread has had the answer.
+    HeartbeatAnswered {
+        id: SessionId,
+    },
     /// A handler on a logic thread wants what is queued to leave now.
     FlushNow {
         id: SessionId,
@@ -200,6 +209,9 @@ pub struct SessionInfo {
     pub age: Duration,
     /// Bytes queued for the peer.
     pub queued_bytes: usize,
+    /// How long the peer took to answer the last [heartbeat](crate::Handler::on_heartbeat) that was
+    /// measured; `None` before that.
+    pub round_trip: Option<Duration>,
     /// Whether it is on its way to the end.
     pub closing: bool,
 }

@@ -74,6 +74,21 @@ pub trait Handler: 'static {
         Ok(())
     }
 
+    /// The peer is to be asked for a sign of life, one
+    /// [`heartbeat_interval`](crate::Limits::heartbeat_interval) after it answered last or the session
+    /// opened: send what the protocol has for that, and say whether you did. If so, it has
+    /// [`heartbeat_timeout`](crate::Limits::heartbeat_timeout) until you call
+    /// [`Context::heartbeat_answered`], and what is queued leaves at the end of this turn, also with
+    /// [`FlushPolicy::Every`](crate::FlushPolicy::Every). If not, the next call comes after another
+    /// interval. What is sent as [`Class::Control`] does not wait behind what is queued.
+    ///
+    /// # Errors
+    /// Closes the session with [`CloseReason::HandlerError`].
+    fn on_heartbeat(&mut self, cx: &mut Context<'_, Self::Session>) -> Result<bool> {
+        let _ = cx;
+        Ok(false)
+    }
+
     /// The session's send queue has gone above its
     /// [soft mark](crate::Limits::send_queue_bytes_soft): nothing is received from the peer until
     /// [`on_writable`](Self::on_writable). Called after the call that brought it there has returned.
@@ -218,6 +233,26 @@ impl<S> Context<'_, S> {
     /// Ends a [`hold`](Self::hold): the frames that were kept back come after this call, in order.
     pub fn release(&mut self) {
         self.session.release(self.shared, Hold::Frames);
+    }
+
+    /// The peer has answered what [`Handler::on_heartbeat`] asked. An answer to nothing, or a second
+    /// one, changes nothing.
+    pub fn heartbeat_answered(&mut self) {
+        self.session.heartbeat_answered(self.shared);
+    }
+
+    /// How long the peer took to answer the last heartbeat: from the call of
+    /// [`on_heartbeat`](Handler::on_heartbeat) to that of
+    /// [`heartbeat_answered`](Self::heartbeat_answered), in the times of their turns. So the time that
+    /// the question waited to be sent, and that the peer thought about it, are in it. Where the server
+    /// itself did not receive from the session meanwhile, nothing was measured, and what was measured
+    /// before that stays.
+    ///
+    /// Handlers on a logic thread: measured on the worker, with the waits between the two, and known
+    /// here after the call that was told of the answer. `None`: nothing was measured yet.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.session.round_trip()
     }
 
     /// Whether the session takes sends: not after its end was asked for.
@@ -468,6 +503,8 @@ pub enum CloseReason {
     IdleRead,
     /// The system could not hand over what was sent for too long: the peer does not read.
     IdleWrite,
+    /// The peer did not answer a heartbeat in time.
+    HeartbeatTimeout,
     /// The peer sent more than its rate allows.
     RateLimit,
     /// The peer used up what it may before it logs in: bytes in either direction, or time.
@@ -484,7 +521,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of the counters.
-    pub const ALL: [CloseReason; 17] = [
+    pub const ALL: [CloseReason; 18] = [
         CloseReason::PeerClosed,
         CloseReason::Handler,
         CloseReason::HandlerAbort,
@@ -496,6 +533,7 @@ impl CloseReason {
         CloseReason::FrameTimeout,
         CloseReason::IdleRead,
         CloseReason::IdleWrite,
+        CloseReason::HeartbeatTimeout,
         CloseReason::RateLimit,
         CloseReason::Unauthenticated,
         CloseReason::SlowConsumer,
@@ -519,6 +557,7 @@ impl CloseReason {
             CloseReason::FrameTimeout => "frame_timeout",
             CloseReason::IdleRead => "idle_read",
             CloseReason::IdleWrite => "idle_write",
+            CloseReason::HeartbeatTimeout => "heartbeat_timeout",
             CloseReason::RateLimit => "rate_limit",
             CloseReason::Unauthenticated => "unauthenticated",
             CloseReason::SlowConsumer => "slow_consumer",
@@ -542,6 +581,7 @@ impl CloseReason {
                 | CloseReason::HandlerPanic
                 | CloseReason::FirstFrameTimeout
                 | CloseReason::IdleWrite
+                | CloseReason::HeartbeatTimeout
                 | CloseReason::Unauthenticated
                 | CloseReason::SlowConsumer
                 | CloseReason::Reset

@@ -49,6 +49,16 @@ pub struct Limits {
     /// then the session is aborted with [`IdleWrite`](crate::CloseReason::IdleWrite). A peer that
     /// takes nothing for so long holds memory here and in the system. `None`: no such deadline.
     pub idle_write_timeout: Option<Duration>,
+    /// How long after its last answer, or after it was opened, a session's peer is asked for a sign of
+    /// life again ([`Handler::on_heartbeat`](crate::Handler::on_heartbeat); `None`: never). Only a
+    /// protocol that has a frame for it can answer, so that it is off. Counted on the same clock as
+    /// `idle_read_timeout`: nobody is asked whom the server does not listen to.
+    pub heartbeat_interval: Option<Duration>,
+    /// How long the peer has to answer that (10 s), on the same clock; then the session is aborted with
+    /// [`HeartbeatTimeout`](crate::CloseReason::HeartbeatTimeout). A network that has failed, or a peer
+    /// that hangs, says nothing; a slow link needs a second or two. `None`: for ever, and it is not
+    /// asked again before it has answered.
+    pub heartbeat_timeout: Option<Duration>,
     /// Frames that a peer may send per second, on average; it may save up one second's worth
     /// (`None`: any number). What happens above it is [`over_rate`](Self::over_rate)'s to say. What
     /// a frame costs is the handler's to know, so that there is no number that suits all.
@@ -136,6 +146,8 @@ impl Default for Limits {
             frame_timeout: Some(Duration::from_secs(15)),
             idle_read_timeout: Some(Duration::from_secs(120)),
             idle_write_timeout: Some(Duration::from_secs(30)),
+            heartbeat_interval: None,
+            heartbeat_timeout: Some(Duration::from_secs(10)),
             frames_per_second: None,
             bytes_per_second: None,
             over_rate: OverRate::Delay,
@@ -188,6 +200,11 @@ impl Limits {
                 ));
             }
         }
+        if self.heartbeat_interval == Some(Duration::ZERO) {
+            return refuse(
+                "heartbeat_interval is 0: peers would be asked all the time; None is off",
+            );
+        }
         if self.unauthenticated_receive_bytes_max == 0 {
             return refuse("unauthenticated_receive_bytes_max is 0: nobody could log in");
         }
@@ -196,6 +213,7 @@ impl Limits {
             ("frame_timeout", self.frame_timeout),
             ("idle_read_timeout", self.idle_read_timeout),
             ("idle_write_timeout", self.idle_write_timeout),
+            ("heartbeat_timeout", self.heartbeat_timeout),
             ("send_queue_soft_timeout", self.send_queue_soft_timeout),
             ("unauthenticated_timeout", self.unauthenticated_timeout),
         ] {
@@ -225,6 +243,8 @@ mod tests {
             (Limits { frame_timeout: zero, ..Limits::default() }, "frame_timeout"),
             (Limits { idle_read_timeout: zero, ..Limits::default() }, "idle_read_timeout"),
             (Limits { idle_write_timeout: zero, ..Limits::default() }, "idle_write_timeout"),
+            (Limits { heartbeat_interval: zero, ..Limits::default() }, "heartbeat_interval"),
+            (Limits { heartbeat_timeout: zero, ..Limits::default() }, "heartbeat_timeout"),
             (
                 Limits { send_queue_soft_timeout: zero, ..Limits::default() },
                 "send_queue_soft_timeout",

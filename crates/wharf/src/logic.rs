@@ -33,7 +33,7 @@ pub(crate) use self::{
     forward::Forward,
     home::Homed,
     jobs::{Jobs, Posted},
-    lane::Lanes,
+    lane::{Entry, Lanes, Notice},
     outbox::{Outbox, Way, forget_turn},
     pool::Pool,
     runner::{Order, Runner, RunnerLink},
@@ -60,6 +60,7 @@ pub(crate) trait Service {
     /// A frame that a worker has found, on a logic thread.
     fn on_frame(&mut self, session: &mut Session, shared: &mut Shared, frame: Frame<'_>);
     fn on_timer(&mut self, session: &mut Session, shared: &mut Shared, key: u64);
+    fn on_heartbeat(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event);
     fn on_backpressure(&mut self, session: &mut Session, shared: &mut Shared);
     fn on_writable(&mut self, session: &mut Session, shared: &mut Shared);
@@ -295,6 +296,15 @@ impl<F: Framing + Clone, H: Handler> Service for Logic<F, H> {
         self.call(session, shared, Doing::Timer, |logic, session, shared| {
             logic.with_context(session, shared, |handler, cx| handler.on_timer(cx, key))
         });
+    }
+
+    fn on_heartbeat(&mut self, session: &mut Session, shared: &mut Shared) {
+        let mut asked = false;
+        self.call(session, shared, Doing::Heartbeat, |logic, session, shared| {
+            asked = logic.with_context(session, shared, |handler, cx| handler.on_heartbeat(cx))?;
+            Ok(())
+        });
+        session.heartbeat_asked(shared, asked);
     }
 
     fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event) {

@@ -197,6 +197,10 @@ impl<H: 'static, S: Default + 'static> Handler for Routed<H, S> {
         self.router.table.hooks.timer.map_or(Ok(()), |hook| hook(&mut self.state, cx, key))
     }
 
+    fn on_heartbeat(&mut self, cx: &mut Context<'_, S>) -> Result<bool> {
+        self.router.table.hooks.heartbeat.map_or(Ok(false), |hook| hook(&mut self.state, cx))
+    }
+
     fn on_close(&mut self, cx: &mut Context<'_, S>, reason: CloseReason) {
         if let Some(hook) = self.router.table.hooks.close {
             hook(&mut self.state, cx, reason);
@@ -330,12 +334,14 @@ struct Hooks<H, S> {
     writable: Option<OpenFn<H, S>>,
     drain: Option<OpenFn<H, S>>,
     timer: Option<TimerFn<H, S>>,
+    heartbeat: Option<HeartbeatFn<H, S>>,
     close: Option<CloseFn<H, S>>,
     connect_failed: Option<ConnectFailedFn<H>>,
 }
 
 type OpenFn<H, S> = fn(&mut H, &mut Context<'_, S>) -> Result;
 type TimerFn<H, S> = fn(&mut H, &mut Context<'_, S>, u64) -> Result;
+type HeartbeatFn<H, S> = fn(&mut H, &mut Context<'_, S>) -> Result<bool>;
 type CloseFn<H, S> = fn(&mut H, &mut Context<'_, S>, CloseReason);
 type ConnectFailedFn<H> = fn(&mut H, SocketAddr, &io::Error, Option<Duration>);
 
@@ -348,6 +354,7 @@ impl<H, S> Default for Hooks<H, S> {
             writable: None,
             drain: None,
             timer: None,
+            heartbeat: None,
             close: None,
             connect_failed: None,
         }

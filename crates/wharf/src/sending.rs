@@ -169,6 +169,7 @@ impl Session {
             opened: self.opened,
             age: shared.now.since(self.opened),
             queued_bytes: self.queue.bytes(),
+            round_trip: self.round_trip(),
             closing: self.stage != Stage::Open,
         }
     }

@@ -7,6 +7,7 @@
 //! is closed only when nothing is in flight on it.
 
 mod deadline;
+mod heartbeat;
 mod meter;
 mod receive;
 
@@ -32,6 +33,7 @@ use crate::{
 
 pub(crate) use self::{
     deadline::Due,
+    heartbeat::Heartbeat,
     meter::Meter,
     receive::{Hold, Receiving},
 };
@@ -61,6 +63,8 @@ pub(crate) struct Session {
     pub(crate) kept_back: Option<Box<FrameBuf>>,
     /// What is measured of sessions with a rate, and of strangers.
     pub(crate) meter: Option<Box<Meter>>,
+    /// Boxed because most sessions have none.
+    pub(crate) heartbeat: Option<Box<Heartbeat>>,
     /// `None` when no deadline is running.
     deadline: Option<TimerId>,
     /// The handler's timers; the box is made when the first is set.
@@ -230,6 +234,7 @@ impl Session {
             flushing: false,
             kept_back: None,
             meter: None,
+            heartbeat: None,
             deadline: None,
             user_timers: None,
             memberships: None,
@@ -481,7 +486,7 @@ mod tests {
         assert!(bytes <= SESSION_BYTES_MAX, "{bytes}");
     }
 
-    const SESSION_BYTES_MAX: usize = 304;
+    const SESSION_BYTES_MAX: usize = 312;
 
     /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
     /// to send keeps no block.

@@ -25,6 +25,7 @@ pub(crate) enum Doing {
     Decode,
     Frame,
     Timer,
+    Heartbeat,
     /// What [`Handle::call`](crate::Handle::call) or offloaded work brought.
     Call,
     Backpressure,
@@ -39,11 +40,12 @@ pub(crate) enum Doing {
 }
 
 impl Doing {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Open,
         Self::Decode,
         Self::Frame,
         Self::Timer,
+        Self::Heartbeat,
         Self::Call,
         Self::Backpressure,
         Self::Writable,
@@ -60,6 +62,7 @@ impl Doing {
             Self::Decode => "decode",
             Self::Frame => "on_frame",
             Self::Timer => "on_timer",
+            Self::Heartbeat => "on_heartbeat",
             Self::Call => "call",
             Self::Backpressure => "on_backpressure",
             Self::Writable => "on_writable",
@@ -256,7 +259,7 @@ mod tests {
     fn what_is_written_is_what_is_seen() {
         let (watch, id) = (Watch::default(), SessionId::new(3, 70_000, 9));
         assert_eq!(watch.look(), None);
-        for (doing, packet_id) in Doing::ALL.into_iter().zip([0, 1, 206, u32::MAX].repeat(3)) {
+        for (doing, packet_id) in Doing::ALL.into_iter().zip([0, 1, 206, u32::MAX].repeat(4)) {
             watch.begin(Doing::Decode, id.as_u64());
             let before = watch.look();
             watch.next(doing, packet_id);

@@ -193,7 +193,7 @@ fn described(session: &SessionInfo) -> Session {
         listener: session.listener.map(|address| address.to_string()),
         age_ms: u64::try_from(session.age.as_millis()).unwrap_or(u64::MAX),
         queued_bytes: session.queued_bytes as u64,
-        round_trip_us: None,
+        round_trip_us: session.round_trip.map(|took| took.as_micros() as u64),
         closing: session.closing,
     }
 }

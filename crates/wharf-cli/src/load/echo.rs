@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use wharf::{CloseReason, Context, Frame, Handler, SessionId};
 
+use crate::network;
+
 use super::control::Control;
 use super::meter::Meter;
 use super::pattern::{Message, Pattern, Sizes};
@@ -338,6 +340,10 @@ impl Handler for Client {
             return self.on_piece(cx, body, received_ns);
         }
         if frame.id() != self.plan.packet_id {
+            if self.plan.packet_id != 0 && frame.id() == network::STUDY_HEARTBEAT_ID {
+                cx.send_packet(frame.id(), body)?;
+                return Ok(());
+            }
             let what =
                 format!("an answer has packet id {} and not {}", frame.id(), self.plan.packet_id);
             let sequence = cx.data().under_way.front().map(|message| message.sequence);

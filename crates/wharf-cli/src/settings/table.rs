@@ -294,6 +294,22 @@ settings! {
             range: 0..=3_600_000,
             reason: "A peer that takes nothing for so long holds memory here and in the kernel; the same time as sockets.user_timeout.",
         }
+        /// How long after its last answer, or after it connected, a peer is asked for a sign of life
+        /// again, and its round trip measured, where a service has a frame for it: the study echo asks
+        /// with packet id 2, which the peer sends back. 0 turns it off.
+        heartbeat_interval: Duration {
+            default: "0s",
+            unit: "s",
+            range: 0..=86_400_000,
+            reason: "Only clients that know the frame can answer; the others would be cut off.",
+        }
+        /// How long a peer has to answer that before its session is cut off. 0 waits for ever.
+        heartbeat_timeout: Duration {
+            default: "10s",
+            unit: "s",
+            range: 0..=3_600_000,
+            reason: "A slow link needs a second or two; whoever says nothing for so long hangs, or is gone.",
+        }
         /// Frames that a peer may send per second, on average; it may save up one second's worth.
         /// 0 is any number.
         frames_per_second: u32 {

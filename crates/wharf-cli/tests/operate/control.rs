@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     process::Stdio,
 };
 
@@ -33,6 +33,31 @@ fn sessions_are_listed_for_people_and_for_programs() {
         let row = table.lines().find(|line| line.contains(peer));
         assert_eq!(row.and_then(|row| row.split_whitespace().next()), Some(id), "{table}");
     }
+}
+
+/// The study echo asks with packet id 2, and whoever sends that back is measured.
+#[test]
+fn round_trips_are_shown_where_there_is_a_heartbeat() {
+    let heartbeat = ["--limits-heartbeat-interval", "20ms", "--limits-heartbeat-timeout", "0"];
+    let serving = Serving::start(&[&["--echo", "study@127.0.0.1:0"][..], &heartbeat].concat());
+    let (lines, study) = serving.told("echo").split_once(',').unwrap();
+    let mut other = Client::to(lines.parse().unwrap());
+    other.echo("hello");
+    let mut client = Client::to(study.parse().unwrap());
+    let round_trip = |listener: &str| {
+        let sessions = serving.sessions();
+        let found = sessions.iter().find(|session| session["listener"] == listener);
+        found.expect("it is connected")["round_trip_us"].clone()
+    };
+    while round_trip(study).is_null() {
+        let mut question = [0; 12];
+        client.0.read_exact(&mut question).unwrap();
+        assert_eq!(question[..8], [0, 0, 0, 0, 2, 0, 0, 0]);
+        client.0.write_all(&question).unwrap();
+    }
+    assert!(round_trip(study).is_u64());
+    assert!(round_trip(lines).is_null(), "lines have no frame for it");
+    other.echo("still here");
 }
 
 #[test]

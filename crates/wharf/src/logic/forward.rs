@@ -82,6 +82,11 @@ impl<F: Framing + Clone> Service for Forward<F> {
         unreachable!("timers of handlers are on their thread");
     }
 
+    fn on_heartbeat(&mut self, session: &mut Session, shared: &mut Shared) {
+        session.heartbeat_told();
+        shared.lanes.push(session.id, Entry::Notice(session.id, Notice::Heartbeat));
+    }
+
     fn on_event(&mut self, session: &mut Session, shared: &mut Shared, event: Event) {
         shared.lanes.push(session.id, Entry::Event(session.id, event));
     }

@@ -56,6 +56,10 @@ pub(crate) enum Notice {
     Backpressure,
     /// It has gone down again.
     Writable,
+    /// The peer is to be asked for a sign of life.
+    Heartbeat,
+    /// How long it took to answer.
+    RoundTrip(Duration),
     /// The server is draining.
     Drain,
 }

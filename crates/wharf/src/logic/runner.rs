@@ -226,6 +226,8 @@ impl Runner {
         match notice {
             Notice::Backpressure => service.on_backpressure(session, shared),
             Notice::Writable => service.on_writable(session, shared),
+            Notice::Heartbeat => service.on_heartbeat(session, shared),
+            Notice::RoundTrip(round_trip) => session.set_round_trip(round_trip),
             Notice::Drain => service.on_drain(session, shared),
         }
         self.after_event(id);

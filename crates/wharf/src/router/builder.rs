@@ -100,6 +100,13 @@ impl<H: 'static, S: 'static> RouterBuilder<H, S> {
         self
     }
 
+    /// Called as [`Handler::on_heartbeat`](crate::Handler::on_heartbeat) by
+    /// [`Routed`](super::Routed).
+    pub fn on_heartbeat(mut self, hook: fn(&mut H, &mut Context<'_, S>) -> Result<bool>) -> Self {
+        self.hooks.heartbeat = Some(hook);
+        self
+    }
+
     /// Called as [`Handler::on_backpressure`](crate::Handler::on_backpressure) by
     /// [`Routed`](super::Routed).
     pub fn on_backpressure(mut self, hook: fn(&mut H, &mut Context<'_, S>) -> Result) -> Self {

@@ -17,6 +17,8 @@ use crate::{handler::CloseReason, limits::Limits, timer::Wheel};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Close(CloseReason),
+    /// The peer is to be asked for a sign of life.
+    Heartbeat,
     /// A rate holds receiving back no longer.
     Resume,
 }
@@ -69,6 +71,8 @@ impl Session {
             let at = self.receiving.time_of(since + limit?)?;
             Some((at, Due::Close(reason)))
         };
+        let heartbeat = (self.heartbeat_deadline())
+            .and_then(|(reading, due)| Some((self.receiving.time_of(reading)?, due)));
         let first_frame = (!self.first_frame_seen)
             .then(|| {
                 on_clock(Time::ZERO, limits.first_frame_timeout, CloseReason::FirstFrameTimeout)
@@ -92,7 +96,7 @@ impl Session {
             .flatten();
         // Of two that pass together, the one that says more comes first.
         let resume = self.rate_deadline();
-        let all = [first_frame, login, frame, above, idle_write, idle_read, resume];
+        let all = [first_frame, login, frame, above, idle_write, idle_read, heartbeat, resume];
         all.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
@@ -107,6 +111,12 @@ impl Session {
 
 /// The shortest time that a deadline which comes up while the session is open may be set for.
 fn shortest(limits: &Limits) -> Option<Duration> {
-    let all = [limits.frame_timeout, limits.idle_read_timeout, limits.idle_write_timeout];
+    let all = [
+        limits.frame_timeout,
+        limits.idle_read_timeout,
+        limits.idle_write_timeout,
+        limits.heartbeat_interval,
+        limits.heartbeat_interval.and(limits.heartbeat_timeout),
+    ];
     all.into_iter().flatten().min()
 }

@@ -8,6 +8,7 @@ use super::Worker;
 use crate::{
     framing::{Decoded, Framing, FramingError, Packet},
     handler::{CloseReason, SessionId},
+    logic::{Entry, Notice},
     session::{Hold, Stage},
 };
 
@@ -93,6 +94,24 @@ impl Worker {
     /// A logic thread has handled frames.
     pub(super) fn consumed(&mut self, id: SessionId, bytes: u32) {
         self.shared.lanes.consumed(id, self.sessions.get(id), bytes);
+        // The answer to a heartbeat was not among them, and may be late by now.
+        if let Some(session) = self.sessions.get(id)
+            && session.stage == Stage::Open
+            && session.is_asked()
+        {
+            session.arm(&mut self.shared);
+        }
+    }
+
+    /// A handler has had the answer to its heartbeat; it is told what was measured.
+    pub(super) fn heartbeat_answered(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.heartbeat_answered(&mut self.shared)
+            && let Some(round_trip) = session.round_trip()
+        {
+            let notice = Notice::RoundTrip(round_trip);
+            self.shared.lanes.push(id, Entry::Notice(id, notice));
+        }
     }
 
     /// Receives from those whose logic thread has caught up.

@@ -124,6 +124,7 @@ impl Worker {
         session.receiving = Receiving::new(self.shared.now);
         let requires_login = self.services[usize::from(session.service)].requires_login();
         session.meter = Meter::new(&session.limits, requires_login);
+        session.heartbeat = session.limits.heartbeat_interval.map(|_| Box::default());
         session.arm(&mut self.shared);
         self.services[usize::from(session.service)].on_open(session, &mut self.shared);
         self.after_call(id);

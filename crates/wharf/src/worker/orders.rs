@@ -50,6 +50,12 @@ impl Worker {
                         session.arm(&mut self.shared);
                     }
                 }
+                Some(Due::Heartbeat) => {
+                    let service = &mut self.services[usize::from(session.service)];
+                    service.on_heartbeat(session, &mut self.shared);
+                    session.arm(&mut self.shared);
+                    self.after_event(id);
+                }
                 None => session.arm(&mut self.shared),
             },
             Stage::Flushing => self.abort(id),
@@ -146,6 +152,12 @@ impl Worker {
                     session.authenticated();
                 }
             }
+            Command::HeartbeatAsked { id, asked } => {
+                if let Some(session) = self.sessions.get(id) {
+                    session.heartbeat_asked(&mut self.shared, asked);
+                }
+            }
+            Command::HeartbeatAnswered { id } => self.heartbeat_answered(id),
             Command::FlushNow { id } => {
                 if let Some(session) = self.sessions.get(id) {
                     session.flush_now(&mut self.shared);

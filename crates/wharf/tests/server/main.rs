@@ -8,6 +8,7 @@ mod drain;
 mod echo;
 mod handle;
 mod handlers;
+mod heartbeat;
 mod limits;
 mod listeners;
 mod protocol;

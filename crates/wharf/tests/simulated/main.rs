@@ -5,6 +5,7 @@ mod bad_input;
 mod classes;
 mod deadlines;
 mod flush;
+mod heartbeat;
 mod limits;
 mod logic;
 mod marks;
