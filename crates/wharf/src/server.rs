@@ -4,12 +4,12 @@
 //! signal handler; everything below it is a struct that is turned.
 
 mod logic;
+mod plan;
 
 use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
     process,
-    rc::Rc,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize},
@@ -20,18 +20,21 @@ use std::{
 };
 
 use wharf_port::{
-    CompletionPort, Config as PortConfig, EngineInfo, Inbox, ListenOptions, Parker, Post,
-    SocketOptions, UnboundListener, Waker, inbox, sim::SimNet,
+    Config as PortConfig, EngineInfo, ListenOptions, Parker, Post, UnboundListener, Waker, inbox,
+    sim::SimNet,
 };
 
 pub use self::logic::Dispatch;
-use self::logic::{LogicPlan, SLOW_HANDLER, spawn_all};
+use self::{
+    logic::{LogicPlan, SLOW_HANDLER, spawn_all},
+    plan::{Opened, Plan, gather_workers},
+};
 use crate::{
     addresses::Addresses,
     connector::{Connector, ConnectorOptions},
     error::{Error, Result, SendError},
     framing::Framing,
-    handle::{Command, Ended, Handle, Links, ThreadKind, WorkerLink, join_all},
+    handle::{Command, Ended, Handle, Links, WorkerLink, join_all},
     handler::{Handler, SessionId},
     handler_times::{Clock, Measured},
     limits::Limits,
@@ -40,7 +43,7 @@ use crate::{
     metrics::Report,
     sending::{FLUSH_EVERY_MS_MAX, FlushPolicy, SendPolicy, Sending},
     timer::{TICK_NS, TICK_NS_MIN},
-    worker::{ListenerParts, Worker, WorkerParts},
+    worker::Worker,
 };
 
 /// A server: begin with [`Server::builder`].
@@ -615,127 +618,6 @@ pub fn on_signal(first: impl FnOnce() + Send + 'static) -> Result {
     #[cfg(unix)]
     let installed = ctrlc::set_handler(handler);
     installed.map_err(|error| Error::Settings(format!("signals cannot be handled: {error}")))
-}
-
-/// All that a worker's thread needs to make its worker.
-struct Plan {
-    index: u8,
-    port: PortConfig,
-    sources: Vec<ServiceSource>,
-    dispatch: Dispatch,
-    connectors: Vec<Connector>,
-    socket_options: SocketOptions,
-    timer_tick_ns: u64,
-    seed: u64,
-    listening: Vec<(u16, UnboundListener)>,
-    hand_over: bool,
-}
-
-/// What a worker's thread says while the server starts.
-enum Opened {
-    Port(Result<(u8, EngineInfo, Post<Command>)>),
-    Listening(Result<()>),
-}
-
-impl Plan {
-    /// The life of a worker's thread.
-    fn run(self, ready: &mpsc::Sender<Opened>, started: &mpsc::Receiver<Handle>) -> Report {
-        ThreadKind::Worker.enter();
-        let opened = self.open_port();
-        let (port, inbox) = match opened {
-            Ok((port, post, inbox)) => {
-                let _ = ready.send(Opened::Port(Ok((self.index, port.engine().clone(), post))));
-                (port, inbox)
-            }
-            Err(error) => {
-                let _ = ready.send(Opened::Port(Err(error)));
-                return Report::default();
-            }
-        };
-        // No handle comes if another worker could not start.
-        let Ok(handle) = started.recv() else { return Report::default() };
-        let links = Arc::clone(&handle.0);
-        let (mut worker, listening) = self.make_worker(port, inbox, handle, Box::new(Parker::now));
-        let failed = listening.is_err();
-        let _ = ready.send(Opened::Listening(listening));
-        if failed {
-            links.worker_ended();
-            return Report::default();
-        }
-        while !worker.is_finished() {
-            match worker.wait() {
-                Ok(now) => worker.turn(now),
-                Err(error) => {
-                    tracing::error!(%error, "a completion port broke");
-                    process::abort();
-                }
-            }
-        }
-        let report = worker.report();
-        links.worker_ended();
-        report
-    }
-
-    #[expect(clippy::type_complexity, reason = "two ends of one inbox beside the port")]
-    fn open_port(&self) -> Result<(Box<dyn CompletionPort>, Post<Command>, Inbox<Command>)> {
-        let what = format!("cannot start the {} engine", self.port.engine);
-        let port = wharf_port::open(&self.port).map_err(Error::io(what))?;
-        let (post, inbox) = inbox(port.waker(), COMMANDS_WAITING_MAX);
-        Ok((port, post, inbox))
-    }
-
-    fn make_worker(
-        self,
-        port: Box<dyn CompletionPort>,
-        inbox: Inbox<Command>,
-        handle: Handle,
-        clock: Clock,
-    ) -> (Worker, Result<()>) {
-        let service = |(index, source): (usize, &ServiceSource)| {
-            let service = match self.dispatch {
-                Dispatch::Inline => (source.make)(()),
-                Dispatch::Threads(_) => (source.forward)(index as u16),
-            };
-            (service, Rc::new(source.limits.clone()))
-        };
-        let mut worker = Worker::new(
-            port,
-            WorkerParts {
-                index: self.index,
-                handle,
-                inbox,
-                services: self.sources.iter().enumerate().map(service).collect(),
-                connectors: self.connectors,
-                socket_options: self.socket_options,
-                timer_tick_ns: self.timer_tick_ns,
-                seed: self.seed,
-                clock,
-            },
-        );
-        let listening = self.listening.into_iter().try_for_each(|(service, listener)| {
-            let address = listener.local_addr();
-            worker
-                .listen(ListenerParts { listener, service, hand_over: self.hand_over })
-                .map_err(|error| cannot_listen(address, error))
-        });
-        (worker, listening)
-    }
-}
-
-/// Waits until every worker has opened its port.
-fn gather_workers(
-    opened: &mpsc::Receiver<Opened>,
-    workers: usize,
-) -> Result<Vec<(u8, EngineInfo, Post<Command>)>> {
-    let mut found = Vec::new();
-    for message in opened.iter().take(workers) {
-        match message {
-            Opened::Port(port) => found.push(port?),
-            Opened::Listening(_) => unreachable!("no worker listens before it has a handle"),
-        }
-    }
-    found.sort_by_key(|(index, ..)| *index);
-    Ok(found)
 }
 
 /// Whether a listening socket serves more workers than its own.
