@@ -39,7 +39,7 @@ pub(crate) fn start(settings: &Settings, descriptors: Option<u64>) -> Result<Run
             Dispatch::Inline => wharf::Dispatch::Inline,
             Dispatch::Threads(threads) => wharf::Dispatch::Threads(threads as usize),
         })
-        .slow_handler(Some(settings.server.slow_handler).filter(|limit| !limit.is_zero()))
+        .slow_handler(settings.server.slow_handler.0)
         .sockets(listen_options(settings))
         .max_sessions(max_sessions)
         .send_memory_max(usize::try_from(settings.server.send_memory_max.0)?)

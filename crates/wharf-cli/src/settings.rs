@@ -16,6 +16,7 @@ mod flags;
 mod flush;
 mod load;
 mod print;
+mod slow_handler;
 mod table;
 mod value;
 

@@ -60,6 +60,8 @@ pub(crate) struct Links {
     pub(crate) memory: MemoryCap,
     /// Workers that have not ended.
     pub(crate) running: AtomicUsize,
+    /// Workers and logic threads that have not ended.
+    pub(crate) watched: AtomicUsize,
     pub(crate) ended: Mutex<Ended>,
 }
 
@@ -554,6 +556,13 @@ impl Links {
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.runners.iter().for_each(|runner| runner.post.post_reserved(Order::Stop));
             self.pool.close();
+        }
+        self.watched_ended();
+    }
+
+    /// A thread with handlers has ended. With the last one, nobody is left to be watched.
+    pub(crate) fn watched_ended(&self) {
+        if self.watched.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.watchdog.iter().for_each(Waker::wake);
         }
     }

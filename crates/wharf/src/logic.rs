@@ -138,8 +138,9 @@ impl<F: Framing, H: Handler> Logic<F, H> {
         let Self { framing, handler, data, times, .. } = self;
         let data = data[session.data_place()].as_mut().expect("set when it was opened");
         decode::frames(framing, session, shared, input, |session, shared, frame| {
-            let mut cx = Context { session, shared, framing, data };
-            on_frame(handler, &mut cx, times, frame)
+            on_frame(handler, &mut Context { session, shared, framing, data }, times, frame)?;
+            shared.watch.decode_on();
+            Ok(())
         })
     }
 }

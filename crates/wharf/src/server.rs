@@ -471,7 +471,8 @@ impl Builder {
         seed: u64,
         watchdog: Option<Waker>,
     ) -> Handle {
-        let running = AtomicUsize::new(links.len());
+        let [running, watched] =
+            [0, runners.len()].map(|more| AtomicUsize::new(links.len() + more));
         let handler_times = self.sources().into_iter().map(|source| source.measured).collect();
         let (engines, workers) = links.into_iter().unzip();
         let handle = Handle(Arc::new(Links {
@@ -489,6 +490,7 @@ impl Builder {
             pool: Pool::new(self.offload_threads + self.offload_queue),
             memory: MemoryCap::new(self.send_memory_max),
             running,
+            watched,
             ended: Mutex::new(Ended::Running(threads)),
         }));
         for post in self.repeated {

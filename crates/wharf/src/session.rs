@@ -513,6 +513,7 @@ mod tests {
             watchdog: None,
             memory: MemoryCap::new(0),
             running: AtomicUsize::new(0),
+            watched: AtomicUsize::new(0),
             ended: Mutex::new(Ended::Running(Vec::new())),
         };
         let timers = Wheel::new(0, crate::timer::TICK_NS);

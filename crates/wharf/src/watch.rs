@@ -79,7 +79,7 @@ impl Doing {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Watch {
-    /// The call's number, what it is (0: none), and for a frame its packet id: 28, 4 and 32 bits.
+    /// The call's number, for a frame its packet id, and what it is (0: none): 28, 32 and 4 bits.
     call: AtomicU64,
     /// The session, or the key of a job. It changes only while `call` says that there is none, so that
     /// who reads the same `call` before and after this has read what belongs to it.
@@ -106,8 +106,17 @@ impl Watch {
     #[inline]
     pub(crate) fn next(&self, doing: Doing, packet_id: u32) {
         let number = (self.call.load(Ordering::Relaxed) >> NUMBER_SHIFT) + 1;
-        let call = number << NUMBER_SHIFT | (doing as u64) << DOING_SHIFT | u64::from(packet_id);
+        let call = number << NUMBER_SHIFT | u64::from(packet_id) << ID_SHIFT | doing as u64;
         self.call.store(call, Ordering::Release);
+    }
+
+    /// The handler has had its frame, and the framing looks for the next one. One instruction, as this
+    /// comes with each frame: what is being done is one less.
+    #[inline]
+    pub(crate) fn decode_on(&self) {
+        let call = self.call.load(Ordering::Relaxed);
+        debug_assert_eq!(call & DOING_MASK, Doing::Frame as u64);
+        self.call.store(call - (Doing::Frame as u64 - Doing::Decode as u64), Ordering::Release);
     }
 
     /// No call any more.
@@ -128,12 +137,11 @@ impl Watch {
 
 impl Seen {
     fn doing(self) -> Doing {
-        let number = (self.call & DOING_MASK) >> DOING_SHIFT;
-        Doing::ALL[number as usize - 1]
+        Doing::ALL[(self.call & DOING_MASK) as usize - 1]
     }
 
     fn packet_id(self) -> u32 {
-        self.call as u32
+        (self.call >> ID_SHIFT) as u32
     }
 }
 
@@ -218,9 +226,9 @@ fn warn(logged: &mut LogLimit, thread: &str, seen: Seen, took: Duration, now: Ti
 /// for certain.
 const LOOKS: u32 = 4;
 
-const DOING_SHIFT: u32 = 32;
+const ID_SHIFT: u32 = 4;
 const NUMBER_SHIFT: u32 = 36;
-const DOING_MASK: u64 = 0xf << DOING_SHIFT;
+const DOING_MASK: u64 = 0xf;
 const NUMBER_MASK: u64 = u64::MAX << NUMBER_SHIFT;
 
 #[cfg(test)]
@@ -261,12 +269,19 @@ mod tests {
         assert_eq!(watch.look(), None);
         for (doing, packet_id) in Doing::ALL.into_iter().zip([0, 1, 206, u32::MAX].repeat(4)) {
             watch.begin(Doing::Decode, id.as_u64());
-            let before = watch.look();
-            watch.next(doing, packet_id);
+            let mut before = watch.look();
+            for doing in [doing, Doing::Frame] {
+                watch.next(doing, packet_id);
+                let seen = watch.look().unwrap();
+                assert_eq!((seen.doing(), seen.packet_id()), (doing, packet_id));
+                assert_eq!(seen.whom, id.as_u64());
+                assert!(before.is_some() && before != Some(seen), "each has a number of its own");
+                before = Some(seen);
+            }
+            watch.decode_on();
             let seen = watch.look().unwrap();
-            assert_eq!((seen.doing(), seen.packet_id()), (doing, packet_id));
-            assert_eq!(seen.whom, id.as_u64());
-            assert!(before.is_some() && before != Some(seen), "each call has a number of its own");
+            assert_eq!((seen.doing(), seen.whom), (Doing::Decode, id.as_u64()));
+            assert_ne!(before, Some(seen));
             watch.end();
             assert_eq!(watch.look(), None);
         }
@@ -431,5 +446,64 @@ mod tests {
                 .collect();
             assert_eq!(*noted.lock().unwrap(), expected);
         });
+    }
+
+    /// What it takes to find a frame is not laid at the door of the packet before it.
+    #[cfg(any(unix, windows))]
+    #[test]
+    fn the_time_of_a_framing_is_its_own() {
+        use std::sync::OnceLock;
+
+        use crate::{
+            Context, Frame, Handler, Result, Server,
+            framing::{Decoded, Framing, FramingError, LengthField, Packet},
+            testing::Faults,
+        };
+
+        /// Looks what its own thread has written down.
+        #[derive(Clone, Default)]
+        struct Looks {
+            watch: Arc<OnceLock<Arc<Watch>>>,
+            seen: Arc<Mutex<Vec<Doing>>>,
+        }
+
+        type Found<T> = std::result::Result<T, FramingError>;
+
+        impl Framing for Looks {
+            fn decode(&self, unread: &[u8], seen: usize) -> Found<Decoded> {
+                let doing = self.watch.get().expect("set before").look().map(Seen::doing);
+                self.seen.lock().unwrap().push(doing.expect("this is a call"));
+                LengthField::STUDY.decode(unread, seen)
+            }
+
+            fn encoded_len(&self, body_len: usize) -> usize {
+                LengthField::STUDY.encoded_len(body_len)
+            }
+
+            fn encode(&self, packet: Packet<'_>, out: &mut [u8]) -> Found<usize> {
+                LengthField::STUDY.encode(packet, out)
+            }
+        }
+
+        struct Quiet;
+
+        impl Handler for Quiet {
+            type Session = ();
+
+            fn on_frame(&mut self, _: &mut Context<'_, ()>, _: Frame<'_>) -> Result {
+                Ok(())
+            }
+        }
+
+        let looks = Looks::default();
+        let server = Server::builder().workers(1).listen("10.0.0.1:1", looks.clone(), || Quiet);
+        let mut sim = server.simulate(7, Faults::none()).unwrap();
+        looks.watch.set(Arc::clone(&sim.handle().0.workers[0].watch)).expect("set once");
+        let client = sim.connect("10.0.0.1:1", LengthField::STUDY);
+        (1..100).for_each(|id| client.send_packet(id, b"body"));
+        sim.run();
+        sim.finish();
+        let seen = looks.seen.lock().unwrap();
+        assert!(seen.len() >= 99 && seen.iter().all(|doing| *doing == Doing::Decode), "{seen:?}");
     }
 }

@@ -268,6 +268,23 @@ mod tests {
         }
     }
 
+    /// What the library would refuse when it starts is refused where it is read, by a reload, too.
+    #[test]
+    fn a_limit_too_short_for_slow_handlers_is_refused_where_it_stands() {
+        let limit = |text: &str| {
+            let environment = environment(&[("WHARF_SLOW_HANDLER", text)]);
+            let loaded = load(Sources { environment, ..Sources::default() });
+            loaded.map(|loaded| loaded.settings.server.slow_handler.0).map_err(|e| e.to_string())
+        };
+        for text in ["1", "3ms", "3999us", "1ns", "2h"] {
+            let refused = limit(text).unwrap_err();
+            assert!(refused.contains("WHARF_SLOW_HANDLER"), "{refused}");
+            assert!(refused.contains("must be from 4 to 3,600,000"), "{refused}");
+        }
+        assert_eq!(limit("4ms"), Ok(Some(std::time::Duration::from_millis(4))));
+        assert_eq!((limit("0"), limit("0s")), (Ok(None), Ok(None)));
+    }
+
     #[test]
     fn a_password_is_in_no_problem() {
         let directory = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use super::choice::{DuplicateLogin, Engine, LogFormat, LogLevel, OverRate, SendP
 use super::definition::settings;
 use super::endpoint::{Control, Metrics};
 use super::flush::Flush;
+use super::slow_handler::SlowHandler;
 use super::value::{Bytes, Dispatch, EchoListener, Workers};
 
 settings! {
@@ -105,11 +106,11 @@ settings! {
             reason: "Shorter than the 30 s after which service managers commonly kill a process.",
         }
         /// How long a call of a handler may take before the log names its packet, session and thread.
-        /// 0 turns it off; otherwise at least 4 ms.
-        slow_handler: Duration {
+        /// 0 turns it off.
+        slow_handler: SlowHandler {
             default: "100ms",
             unit: "ms",
-            range: 0..=3_600_000,
+            range: 4..=3_600_000,
             reason: "What people begin to notice, and all sessions of that thread wait for as long. Found while it runs, so that one that never returns is named, too.",
         }
         /// The most sessions at a time; connections beyond it are closed at once.

@@ -110,13 +110,16 @@ impl LogicPlan {
     /// The life of a logic thread.
     fn run(self, handle: Handle, made: &mpsc::Sender<()>) -> Report {
         ThreadKind::Worker.enter();
+        let links = Arc::clone(&handle.0);
         let (mut runner, parker) = self.make_runner(handle, Box::new(Parker::now));
         let _ = made.send(());
         while !runner.is_finished() {
             let timeout = runner.next_timer().map(|at| at.since(Parker::now()));
             runner.turn(parker.wait(timeout));
         }
-        runner.report()
+        let report = runner.report();
+        links.watched_ended();
+        report
     }
 }
 
@@ -156,8 +159,8 @@ pub(super) fn spawn_all(
     Ok(())
 }
 
-/// The life of the thread that looks for calls of handlers that take too long: until the last worker has
-/// ended.
+/// The life of the thread that looks for calls of handlers that take too long: until the last thread that
+/// has any has ended.
 fn watch(handle: &Handle, limit: Duration, parker: &Parker) -> Report {
     ThreadKind::Pool.enter();
     let workers = handle.0.workers.iter().map(|worker| &worker.watch).enumerate();
@@ -165,7 +168,7 @@ fn watch(handle: &Handle, limit: Duration, parker: &Parker) -> Report {
     let runners = handle.0.runners.iter().map(|runner| &runner.watch).enumerate();
     let runners = runners.map(|(index, watch)| (format!("wharf-logic-{index}"), Arc::clone(watch)));
     let mut watchdog = Watchdog::new(limit, workers.chain(runners));
-    while handle.0.running.load(Ordering::Acquire) > 0 {
+    while handle.0.watched.load(Ordering::Acquire) > 0 {
         let slow = watchdog.look(parker.wait(Some(watchdog.period())));
         handle.0.slow_calls.fetch_add(slow, Ordering::Relaxed);
     }

@@ -91,6 +91,41 @@ fn a_call_that_does_not_return_is_found_while_it_runs() {
     });
 }
 
+/// A job that goes on when the last worker has ended is watched to its end.
+#[test]
+fn a_slow_job_is_found_after_the_last_worker_has_ended() {
+    on_every_engine_inline(|engine| {
+        let handle = builder(engine)
+            .dispatch(wharf::Dispatch::Threads(1))
+            .slow_handler(Some(20 * MS))
+            .listen(ANY_PORT, FRAMING, || {
+                Router::<(), ()>::builder().on_raw(QUICK, |_, _, _| Ok(())).build().handler(())
+            })
+            .start()
+            .unwrap();
+        let (go, wait) = channel();
+        let wait = Shared::new(Mutex::new(wait));
+        for _ in 0..2 {
+            let wait = Arc::clone(&wait);
+            let job = move |_: &mut wharf::Job<'_>| {
+                wait.lock().unwrap().recv_timeout(PATIENCE).expect("the test says when");
+            };
+            handle.post(0, job).unwrap();
+        }
+        wait_until(|| handle.slow_calls() == 1);
+        handle.drain(Duration::ZERO);
+        let ended = Err(wharf::SendError::Closed);
+        wait_until(|| handle.broadcast(0, b"anybody?", |_| true) == ended);
+        // The second one begins when no worker is left.
+        go.send(()).unwrap();
+        wait_until(|| handle.slow_calls() == 2);
+        go.send(()).unwrap();
+        let report = handle.join().unwrap();
+        assert_eq!(report.stats.slow_calls, 2);
+        assert!(report.leftover.is_nothing(), "{:?}", report.leftover);
+    });
+}
+
 fn count(times: &TurnTimes) -> u64 {
     times.counts.iter().sum()
 }
