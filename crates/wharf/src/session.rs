@@ -44,7 +44,7 @@ pub(crate) struct Session {
     pub(crate) socket: Socket,
     pub(crate) peer: SocketAddr,
     pub(crate) opened: Time,
-    pub(crate) limits: Rc<Limits>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) queue: SendQueue,
     pub(crate) receiving: Receiving,
     /// The start of a frame whose rest has not arrived.
@@ -214,7 +214,7 @@ impl Session {
         service: u16,
         socket: Socket,
         peer: SocketAddr,
-        limits: &Rc<Limits>,
+        limits: &Arc<Limits>,
         now: Time,
     ) -> Self {
         Self {
@@ -222,7 +222,7 @@ impl Session {
             socket,
             peer,
             opened: now,
-            limits: Rc::clone(limits),
+            limits: Arc::clone(limits),
             queue: SendQueue::default(),
             receiving: Receiving::new(now),
             unread: None,
@@ -495,7 +495,7 @@ mod tests {
         let address = ([10, 0, 0, 1], 1).into();
         let mut port = SimNet::new(1, Faults::none()).open(&Config::default());
         let socket = port.stream(address, &SocketOptions::default()).unwrap();
-        let limits = Rc::new(Limits::default());
+        let limits = Arc::new(Limits::default());
         let mut session =
             Session::new(SessionId::new(0, 0, 0), 0, socket, address, &limits, Time::ZERO);
         let links = Links {
@@ -537,7 +537,7 @@ mod tests {
         let address = ([10, 0, 0, 1], 1).into();
         let mut port = SimNet::new(1, Faults::none()).open(&Config::default());
         let socket = port.stream(address, &SocketOptions::default()).unwrap();
-        let limits = Rc::new(Limits::default());
+        let limits = Arc::new(Limits::default());
         let make = |id| Session::new(id, 0, socket, address, &limits, Time::ZERO);
         let mut table = SessionTable::new(3, 3);
         let first = table.insert(make).unwrap().id;

@@ -153,6 +153,7 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
         watchdog: None,
         memory: MemoryCap::new(64 << 20),
         running: AtomicUsize::new(WORKERS),
+        watched: AtomicUsize::new(WORKERS),
         ended: Mutex::new(Ended::Running(Vec::new())),
     }));
     let mut shared = net.listen_shared(SHARED.into(), WORKERS).unwrap();
@@ -164,7 +165,7 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
         let served = Box::new(Logic::new(FRAMING, Served(Rc::clone(log)), &Arc::default()))
             as Box<dyn Service>;
         let asking = Box::new(Logic::new(FRAMING, Asking(Rc::clone(log)), &Arc::default()));
-        let limits = Rc::new(limits.clone());
+        let limits = Arc::new(limits.clone());
         let options = ConnectorOptions { reconnect, ..ConnectorOptions::default() };
         let mut worker = Worker::new(
             port,
@@ -172,9 +173,10 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
                 index: index as u8,
                 handle: handle.clone(),
                 inbox,
-                services: vec![(served, Rc::clone(&limits)), (asking, limits)],
+                services: vec![(served, Arc::clone(&limits)), (asking, limits)],
                 connectors: vec![Connector { service: 1, options, next_source: 0 }],
                 socket_options: SocketOptions::default(),
+                receive_buffer_bytes: Config::default().receive_buffer_bytes,
                 timer_tick_ns: crate::timer::TICK_NS,
                 seed,
                 clock: Box::new(|| wharf_port::Time::ZERO),

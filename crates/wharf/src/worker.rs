@@ -14,7 +14,7 @@ mod opening;
 mod orders;
 mod publishing;
 
-use std::{collections::BTreeMap, io, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use wharf_port::{
     Close, CompletionPort, Done, Gather, Inbox, Op, Outcome, ReceiveEnd, RecvBuffer,
@@ -43,7 +43,7 @@ pub(crate) struct Worker {
     sessions: SessionTable,
     services: Vec<Box<dyn Service>>,
     /// By service.
-    limits: Vec<Rc<Limits>>,
+    limits: Vec<Arc<Limits>>,
     /// By service.
     sending: Vec<Sending>,
     listeners: Vec<Listener>,
@@ -82,7 +82,7 @@ pub(crate) struct WorkerParts {
     pub(crate) index: u8,
     pub(crate) handle: Handle,
     pub(crate) inbox: Inbox<Command>,
-    pub(crate) services: Vec<(Box<dyn Service>, Rc<Limits>)>,
+    pub(crate) services: Vec<(Box<dyn Service>, Arc<Limits>)>,
     pub(crate) connectors: Vec<Connector>,
     pub(crate) socket_options: SocketOptions,
     pub(crate) timer_tick_ns: u64,

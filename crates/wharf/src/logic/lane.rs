@@ -17,6 +17,7 @@ use crate::{
     framing::Frame,
     handle::Handle,
     handler::{CloseReason, SessionId},
+    limits::Limits,
     session::{Hold, Session},
 };
 
@@ -70,6 +71,7 @@ pub(crate) struct Opening {
     pub(crate) socket: Socket,
     pub(crate) peer: SocketAddr,
     pub(crate) opened: Time,
+    pub(crate) limits: Arc<Limits>,
 }
 
 pub(crate) struct ConnectFailure {

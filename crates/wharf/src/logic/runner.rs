@@ -4,10 +4,7 @@
 //! there goes back in order, through the outbox. Each session has a second half here: the same struct,
 //! of which it uses what a handler can see.
 
-use std::{
-    rc::Rc,
-    sync::{Arc, mpsc},
-};
+use std::sync::{Arc, mpsc};
 
 use wharf_port::{BufferPool, Inbox, Time};
 
@@ -21,7 +18,6 @@ use crate::{
     handle::{Command, Handle},
     handler::{CloseReason, SessionId},
     handler_times::Clock,
-    limits::Limits,
     metrics::{Leftover, Report, Stats},
     session::{Hold, Meter, Session, Shared, Stage, TimerKey},
     timer::Wheel,
@@ -48,8 +44,6 @@ pub(crate) enum Order {
 /// One logic thread's handlers. Belongs to that thread.
 pub(crate) struct Runner {
     services: Vec<Box<dyn Service>>,
-    /// By service.
-    limits: Vec<Rc<Limits>>,
     sessions: Halves,
     shared: Shared,
     jobs: Jobs,
@@ -84,12 +78,11 @@ impl Runner {
     pub(crate) fn new(
         handle: Handle,
         inbox: Inbox<Order>,
-        services: Vec<(Box<dyn Service>, Rc<Limits>)>,
+        services: Vec<Box<dyn Service>>,
         timer_tick_ns: u64,
         now: Time,
         watched: (Arc<Watch>, Clock),
     ) -> Self {
-        let (services, limits): (Vec<Box<dyn Service>>, _) = services.into_iter().unzip();
         let framings = services.iter().map(|service| service.framing()).collect();
         let outbox = Some(Outbox::new(&handle));
         let workers = handle.0.workers.len();
@@ -98,7 +91,6 @@ impl Runner {
         let shared = Shared::new(now, pool, timers, handle, framings, watched, true);
         Self {
             services,
-            limits,
             sessions: Halves::new(workers),
             shared,
             jobs: Jobs::default(),
@@ -173,11 +165,10 @@ impl Runner {
     }
 
     fn open(&mut self, id: SessionId, opening: Opening) {
-        let Opening { service, socket, peer, opened } = opening;
-        let limits = &self.limits[usize::from(service)];
-        let mut session = Session::new(id, service, socket, peer, limits, opened);
+        let Opening { service, socket, peer, opened, limits } = opening;
+        let mut session = Session::new(id, service, socket, peer, &limits, opened);
         let requires_login = self.services[usize::from(service)].requires_login();
-        session.meter = Meter::new(limits, requires_login);
+        session.meter = Meter::new(&limits, requires_login);
         session.receiving.in_flight = true;
         let half = self.sessions.insert(session);
         self.services[usize::from(service)].on_open(&mut half.session, &mut self.shared);

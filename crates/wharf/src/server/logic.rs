@@ -1,7 +1,6 @@
 //! The threads beside the workers: logic threads, and those that run offloaded work.
 
 use std::{
-    rc::Rc,
     sync::{Arc, atomic::Ordering, mpsc},
     time::Duration,
 };
@@ -100,8 +99,7 @@ impl LogicPlan {
     }
 
     pub(super) fn make_runner(self, handle: Handle, clock: Clock) -> (Runner, Parker) {
-        let service = |source: &ServiceSource| ((source.make)(()), Rc::new(source.limits.clone()));
-        let services = self.sources.iter().map(service).collect();
+        let services = self.sources.iter().map(|source| (source.make)(())).collect();
         let watch = Arc::clone(&handle.0.runners[self.index].watch);
         let (tick, now) = (self.timer_tick_ns, clock());
         (Runner::new(handle, self.inbox, services, tick, now, (watch, clock)), self.parker)

@@ -1,6 +1,9 @@
 //! What a worker's thread is made from, and its life.
 
-use std::{process, rc::Rc, sync::{Arc, mpsc}};
+use std::{
+    process,
+    sync::{Arc, mpsc},
+};
 
 use wharf_port::{
     CompletionPort, Config as PortConfig, EngineInfo, Inbox, Parker, Post, SocketOptions,
@@ -100,7 +103,7 @@ impl Plan {
                 Dispatch::Inline => (source.make)(()),
                 Dispatch::Threads(_) => (source.forward)(index as u16),
             };
-            (service, Rc::new(source.limits.clone()))
+            (service, Arc::new(source.limits.clone()))
         };
         let mut worker = Worker::new(
             port,

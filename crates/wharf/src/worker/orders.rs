@@ -1,6 +1,11 @@
 //! What comes up beside completions: timers, and orders from other threads.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::atomic::Ordering, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use wharf_port::{Close, UnboundSocket};
 
@@ -181,7 +186,7 @@ impl Worker {
             Command::Sessions { only, answer } => drop(answer.send(self.describe(only))),
             Command::Stats { answer } => drop(answer.send(self.stats())),
             Command::Limits { service, limits } => {
-                self.limits[usize::from(service)] = Rc::new(*limits);
+                self.limits[usize::from(service)] = Arc::new(*limits);
             }
             Command::Drain => {} // when all others have been run
         }

@@ -353,3 +353,27 @@ fn limits_can_change_while_the_server_runs() {
         server.finish();
     });
 }
+
+/// A handler is refused what its session's queue has no room for, also where it is on a logic thread.
+#[test]
+fn a_limit_that_was_changed_is_what_handlers_are_held_to() {
+    on_every_engine(|engine| {
+        let framing = LengthField::u16_be();
+        let server = TestServer::with(engine, framing, calm(), |cx, on| {
+            if let On::Frame(_) = on {
+                let refused = cx.try_send(&[7; 2000]) == Err(SendError::WouldExceed);
+                cx.send(if refused { b"refused" } else { b"queued." })?;
+            }
+            Ok(())
+        });
+        let soft = 500;
+        let limits = Limits { send_queue_bytes_soft: soft, send_queue_bytes_max: 1000, ..calm() };
+        server.handle.set_limits(0, &limits).unwrap();
+        server.handle.stats().unwrap(); // asked after it: every worker has come to it
+        let mut client = server.connect();
+        client.write(&wire(&framing, &[b"try"]));
+        assert_eq!(bodies(&framing, &client.read(9)), [b"refused"]);
+        drop(client);
+        server.finish();
+    });
+}
