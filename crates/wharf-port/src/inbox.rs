@@ -1,7 +1,9 @@
 //! A bounded queue of values from other threads to a port's thread, which is woken for them.
 //!
 //! The port's thread takes everything at once by swapping two vectors, so that nobody works on the
-//! values while holding the lock, and it looks at the lock only where something waits.
+//! values while holding the lock, and it looks at the lock only where something waits. What a value has
+//! to say in bytes goes beside it, behind the bytes of the others, and is swapped with them: so it costs
+//! no allocation.
 
 use std::{fmt, mem};
 
@@ -37,7 +39,7 @@ use crate::wake::Waker;
 /// ```
 #[must_use]
 pub fn inbox<T>(waker: Waker, capacity: usize) -> (Post<T>, Inbox<T>) {
-    let queue = Mutex::new(Queue { values: Vec::new(), open: true });
+    let queue = Mutex::new(Queue { values: Vec::new(), bytes: Vec::new(), open: true });
     let shared = Arc::new(Shared { queue, waiting: AtomicUsize::new(0), capacity, waker });
     (Post(Arc::clone(&shared)), Inbox(shared))
 }
@@ -57,6 +59,8 @@ struct Shared<T> {
 
 struct Queue<T> {
     values: Vec<T>,
+    /// Those that the values speak of.
+    bytes: Vec<u8>,
     open: bool,
 }
 
@@ -82,7 +86,7 @@ impl<T: fmt::Debug> std::error::Error for PostError<T> {}
 
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-        // The lock is held for a push or a swap only: there is no half-done state to fear.
+        // The lock is held for a push, a copy or a swap only: there is no half-done state to fear.
         self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -94,6 +98,33 @@ impl<T> Post<T> {
     /// [`PostError::Full`] or [`PostError::Closed`], with the value.
     pub fn post(&self, value: T) -> Result<(), PostError<T>> {
         self.post_within(self.0.capacity, value)
+    }
+
+    /// As [`post`](Self::post), with bytes beside the value, which `make` makes when it is told where
+    /// they begin in what [`Inbox::drain_with`] gives.
+    ///
+    /// # Errors
+    /// As for [`post`](Self::post), without a value.
+    pub fn post_with(
+        &self,
+        bytes: &[u8],
+        make: impl FnOnce(usize) -> T,
+    ) -> Result<(), PostError<()>> {
+        {
+            let mut queue = self.0.lock();
+            if !queue.open {
+                return Err(PostError::Closed(()));
+            }
+            if queue.values.len() >= self.0.capacity {
+                return Err(PostError::Full(()));
+            }
+            let start = queue.bytes.len();
+            queue.values.push(make(start));
+            queue.bytes.extend_from_slice(bytes);
+            self.0.waiting.store(queue.values.len(), Ordering::Release);
+        }
+        self.0.waker.wake();
+        Ok(())
     }
 
     /// As [`post`](Self::post), also beyond the capacity: for a value that has its place already, by a
@@ -127,6 +158,17 @@ impl<T> Post<T> {
     /// capacity: for a sender that asked [`has_room`](Self::has_room) before it collected them, or
     /// that has a bound of its own. False if the receiving end is gone; `values` stays as it was then.
     pub fn post_all(&self, values: &mut Vec<T>) -> bool {
+        self.post_all_with(values, &mut Vec::new(), |_, _| {})
+    }
+
+    /// As [`post_all`](Self::post_all), with the bytes that the values speak of. Where others wait already,
+    /// `shift` tells each value by how much further on its bytes are.
+    pub fn post_all_with(
+        &self,
+        values: &mut Vec<T>,
+        bytes: &mut Vec<u8>,
+        shift: impl Fn(&mut T, usize),
+    ) -> bool {
         if values.is_empty() {
             return true;
         }
@@ -137,8 +179,12 @@ impl<T> Post<T> {
             }
             if queue.values.is_empty() {
                 mem::swap(&mut queue.values, values);
+                mem::swap(&mut queue.bytes, bytes);
             } else {
+                let by = queue.bytes.len();
+                values.iter_mut().filter(|_| by > 0).for_each(|value| shift(value, by));
                 queue.values.append(values);
+                queue.bytes.append(bytes);
             }
             self.0.waiting.store(queue.values.len(), Ordering::Release);
         }
@@ -172,13 +218,15 @@ impl<T> Inbox<T> {
         self.0.waiting.load(Ordering::Acquire) == 0
     }
 
-    /// Moves everything that waits behind `values`, in the order in which it was posted.
+    /// Moves everything that waits behind `values`, in the order in which it was posted, and drops bytes
+    /// that came with it.
     pub fn drain(&mut self, values: &mut Vec<T>) {
         if self.is_empty() {
             return;
         }
         let mut queue = self.0.lock();
         self.0.waiting.store(0, Ordering::Release);
+        queue.bytes.clear();
         if values.is_empty() {
             mem::swap(&mut queue.values, values);
         } else {
@@ -186,13 +234,25 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Takes no more values, and moves what waits behind `values` as [`drain`](Self::drain) does: what
-    /// a poster was told is posted is in there, or was drained before.
-    pub fn close(&mut self, values: &mut Vec<T>) {
+    /// Moves everything that waits into `values`, in the order in which it was posted, and the bytes that
+    /// came with it into `bytes`. Both keep their room for what is posted meanwhile.
+    ///
+    /// # Panics
+    /// One of the two is not empty: the values would speak of other bytes.
+    pub fn drain_with(&mut self, values: &mut Vec<T>, bytes: &mut Vec<u8>) {
+        assert!(values.is_empty() && bytes.is_empty(), "what was drained before is still there");
+        if self.is_empty() {
+            return;
+        }
         let mut queue = self.0.lock();
-        queue.open = false;
         self.0.waiting.store(0, Ordering::Release);
-        values.append(&mut queue.values);
+        mem::swap(&mut queue.values, values);
+        mem::swap(&mut queue.bytes, bytes);
+    }
+
+    /// Takes no more values. What a poster was told is posted can still be drained, or was before.
+    pub fn close(&mut self) {
+        self.0.lock().open = false;
     }
 }
 
@@ -258,7 +318,8 @@ mod tests {
         inbox.drain(&mut values);
         assert_eq!(values, [1, 2, 3, 4]);
         assert!(post.post_all(&mut values), "the queue was empty");
-        inbox.close(&mut several);
+        inbox.close();
+        inbox.drain(&mut several);
         assert_eq!(several, [1, 2, 3, 4]);
         assert_eq!(post.post_reserved(5), Err(PostError::Closed(5)));
         assert!(!post.post_all(&mut several));
@@ -270,11 +331,41 @@ mod tests {
         let (post, mut inbox) = inbox(waker(), 2);
         post.post(1).unwrap();
         let mut values = vec![0];
-        inbox.close(&mut values);
-        assert_eq!((values.as_slice(), post.post(2)), (&[0, 1][..], Err(PostError::Closed(2))));
+        inbox.close();
+        assert_eq!((post.post(2), inbox.is_empty()), (Err(PostError::Closed(2)), false));
         inbox.drain(&mut values);
-        inbox.close(&mut values);
-        assert_eq!(values, [0, 1]);
+        assert_eq!((values, inbox.is_empty()), (vec![0, 1], true));
+    }
+
+    /// However they were posted, values speak of their own bytes.
+    #[test]
+    fn bytes_come_beside_their_values() {
+        type Value = std::ops::Range<usize>;
+        let (post, mut inbox) = inbox::<Value>(waker(), 3);
+        let shift = |value: &mut Value, by| *value = value.start + by..value.end + by;
+        let one = |word: &'static str| post.post_with(word.as_bytes(), |at| at..at + word.len());
+        let both = || post.post_all_with(&mut vec![0..3, 3..4], &mut b"andx".to_vec(), shift);
+        let (mut values, mut bytes) = (Vec::new(), Vec::new());
+        for first in [true, false] {
+            if first {
+                assert!(both());
+            }
+            assert_eq!(one("one"), Ok(()));
+            if !first {
+                assert!(both());
+            }
+            assert_eq!(one("more"), Err(PostError::Full(())));
+            inbox.drain_with(&mut values, &mut bytes);
+            let mut words: Vec<_> = values.drain(..).map(|value| &bytes[value]).collect();
+            words.sort_unstable();
+            assert_eq!(words, [&b"and"[..], b"one", b"x"]);
+            bytes.clear();
+        }
+        inbox.close();
+        assert_eq!(one("late"), Err(PostError::Closed(())));
+        assert!(!both());
+        inbox.drain_with(&mut values, &mut bytes);
+        assert!(values.is_empty() && bytes.is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod link;
 use std::{
     cell::Cell,
     net::SocketAddr,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -23,7 +24,7 @@ use crate::{
     handler::{CloseReason, SessionId},
     handler_times::Measured,
     limits::Limits,
-    logic::{Event, Homed, Order, Pool, Posted, RunnerLink, TimedJobs},
+    logic::{Event, Order, Pool, Posted, RunnerLink, TimedJobs},
     memory::MemoryCap,
     metrics::{Report, Stats},
     sending::{Class, Sent},
@@ -77,7 +78,8 @@ pub(crate) enum Command {
         to: SessionId,
         class: Class,
         packet_id: u32,
-        body: Box<[u8]>,
+        /// Where its body is in what goes beside the orders.
+        bytes: Range<usize>,
     },
     Broadcast {
         packet_id: u32,
@@ -108,13 +110,11 @@ pub(crate) enum Command {
         event: Event,
     },
     Job(Posted),
-    /// The bytes that the [`Encoded`](Self::Encoded) behind it are parts of.
-    Bytes(Option<Homed<Vec<u8>>>),
     /// Frames that a logic thread has encoded.
     Encoded {
         to: SessionId,
-        start: usize,
-        end: usize,
+        /// Where they are in what goes beside the orders.
+        bytes: Range<usize>,
         frames: u32,
     },
     /// A handler on a logic thread holds its session back, or does so no more.
@@ -245,8 +245,8 @@ impl Handle {
     ) -> std::result::Result<Sent, SendError> {
         let worker = self.0.workers.get(usize::from(to.worker())).ok_or(SendError::Closed)?;
         worker.take_room(to, body.len())?;
-        let command = Command::Send { to, class, packet_id, body: body.into() };
-        worker.post.post(command).map_err(|error| {
+        let command = |at| Command::Send { to, class, packet_id, bytes: at..at + body.len() };
+        worker.post.post_with(body, command).map_err(|error| {
             worker.taken(to, body.len());
             refusal(error)
         })?;

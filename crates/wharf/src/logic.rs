@@ -31,7 +31,7 @@ use self::event::Call;
 pub(crate) use self::{
     event::Event,
     forward::Forward,
-    home::Homed,
+    home::KEPT_BYTES_MAX,
     jobs::{Jobs, Posted},
     lane::{Entry, Lanes, Notice},
     outbox::{Outbox, Way, forget_turn},

@@ -67,6 +67,7 @@ pub(crate) struct Worker {
     // Kept between turns for their room.
     done: Vec<Done>,
     commands: Vec<Command>,
+    command_bytes: Vec<u8>,
     due: Vec<TimerKey>,
     /// Of the memory for what waits to be sent.
     leased_pieces: usize,
@@ -132,6 +133,7 @@ impl Worker {
             drain_deadline: None,
             done: Vec::new(),
             commands: Vec::new(),
+            command_bytes: Vec::new(),
             due: Vec::new(),
             leased_pieces: 0,
             releasing_bytes: 0,

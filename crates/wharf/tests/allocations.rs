@@ -89,6 +89,7 @@ fn a_warm_server_allocates_nothing_for_a_message_and_nothing_for_a_declared_leng
     for engine in engines {
         messages(engine, Dispatch::Inline);
         messages(engine, Dispatch::Threads(1));
+        sends_from_outside(engine);
         declared_lengths(engine);
     }
 }
@@ -113,22 +114,48 @@ fn messages(engine: Engine, dispatch: Dispatch) {
             assert!(received == sent);
         }
     };
-    // How the bytes are cut is the system's doing: a cut that has not come up before may still need
-    // a block more than the pools have. What a message costs, every stretch of messages would show.
+    assert_quiet(&format!("{engine} {dispatch:?}"), || round(&mut client));
+    drop(client);
+    finish(&handle);
+}
+
+/// What another thread sends, one frame alone and several that its worker may find together.
+fn sends_from_outside(engine: Engine) {
+    let (handle, address) = start(engine, Dispatch::Inline);
+    let mut client = TcpStream::connect(address).unwrap();
+    let id = loop {
+        if let Some(session) = handle.sessions().unwrap().first() {
+            break session.id;
+        }
+    };
+    let body = vec![7; 5000];
+    let mut received = vec![0; 4 + body.len()];
+    assert_quiet(&format!("{engine}, sent by another thread"), || {
+        for lens in [&[10][..], &[5000], &[100, 1000, 0, 20]] {
+            lens.iter().for_each(|len| handle.send(id, &body[..*len]).unwrap());
+            for len in lens {
+                client.read_exact(&mut received[..4 + len]).unwrap();
+                assert_eq!(received[..4], (*len as u32).to_be_bytes());
+                assert!(received[4..4 + len] == body[..*len]);
+            }
+        }
+    });
+    drop(client);
+    finish(&handle);
+}
+
+/// How the bytes are cut is the system's doing: a cut that has not come up before may still need a block
+/// more than the pools have. What a message costs, every stretch of messages would show.
+fn assert_quiet(what: &str, mut round: impl FnMut()) {
     let mut stretch = || {
         let region = Region::new(ALLOCATOR);
-        (0..500).for_each(|_| round(&mut client));
+        (0..500).for_each(|_| round());
         let change = region.change();
         change.allocations + change.reallocations
     };
     let counts: Vec<usize> = (0..10).map(|_| stretch()).collect();
     let quiet = counts.iter().filter(|count| **count == 0).count();
-    assert!(
-        quiet >= 5,
-        "{engine} {dispatch:?}: allocations in stretches of 2000 rounds: {counts:?}"
-    );
-    drop(client);
-    finish(&handle);
+    assert!(quiet >= 5, "{what}: allocations in stretches of 500 rounds: {counts:?}");
 }
 
 /// A header is all that they send; the memory of the process follows what has come, not what was

@@ -29,13 +29,6 @@ pub(crate) const KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// Buffers that a home keeps: one is filled, one is on its way, one is emptied, and one to spare.
 const KEPT_MAX: usize = 4;
 
-impl Reusable for Vec<u8> {
-    fn empty(&mut self) -> bool {
-        self.clear();
-        self.capacity() <= KEPT_BYTES_MAX
-    }
-}
-
 impl<T> Default for Home<T> {
     fn default() -> Self {
         Self(Mutex::new(Vec::with_capacity(KEPT_MAX)))
@@ -82,6 +75,13 @@ impl<T: Reusable> Drop for Homed<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Reusable for Vec<u8> {
+        fn empty(&mut self) -> bool {
+            self.clear();
+            self.capacity() <= KEPT_BYTES_MAX
+        }
+    }
 
     #[test]
     fn buffers_come_home_empty_unless_they_have_grown_too_large() {

@@ -17,11 +17,7 @@ use std::{
 
 use wharf_port::{Post, PostError};
 
-use super::{
-    guard,
-    home::{Home, Homed},
-    runner::Order,
-};
+use super::{guard, runner::Order};
 use crate::{
     framing::{Framing, FramingError, Packet},
     handle::{Command, Handle},
@@ -46,6 +42,8 @@ const NOT_ASKED: u64 = u64::MAX;
 /// What an outbox has lanes for.
 pub(crate) trait Parcel: Sized {
     fn lanes(outbox: &mut Outbox) -> &mut [Lane<Self>];
+    /// Its bytes are further on by so many.
+    fn shift(&mut self, by: usize);
     /// Drops it where nobody takes it; what it holds may be the user's, and panic.
     fn drop_guarded(self);
 }
@@ -53,6 +51,12 @@ pub(crate) trait Parcel: Sized {
 impl Parcel for Command {
     fn lanes(outbox: &mut Outbox) -> &mut [Lane<Self>] {
         &mut outbox.workers
+    }
+
+    fn shift(&mut self, by: usize) {
+        if let Command::Send { bytes, .. } | Command::Encoded { bytes, .. } = self {
+            *bytes = bytes.start + by..bytes.end + by;
+        }
     }
 
     fn drop_guarded(self) {
@@ -70,6 +74,8 @@ impl Parcel for Order {
         &mut outbox.runners
     }
 
+    fn shift(&mut self, _: usize) {}
+
     fn drop_guarded(self) {
         match self {
             Order::Job(posted) => posted.drop_guarded(),
@@ -82,24 +88,16 @@ impl Parcel for Order {
 pub(crate) struct Outbox {
     workers: Vec<Lane<Command>>,
     runners: Vec<Lane<Order>>,
-    /// By worker.
-    written: Vec<Written>,
 }
 
 pub(crate) struct Lane<T> {
     post: Post<T>,
     parcels: Vec<T>,
+    /// Those that the parcels speak of.
+    bytes: Vec<u8>,
     /// The drain that this turn has asked for, behind its parcels.
     drain: Option<Duration>,
     asked: Arc<AskedToDrain>,
-}
-
-/// Frames that a logic thread has encoded for one worker's sessions in this turn.
-struct Written {
-    bytes: Option<Homed<Vec<u8>>>,
-    /// Where among the worker's commands the one stands that takes the bytes along.
-    place: usize,
-    home: Arc<Home<Vec<u8>>>,
 }
 
 thread_local! {
@@ -125,6 +123,26 @@ impl<T: Parcel> Way<T> {
                 return Err(PostError::Full(parcel));
             }
             lane.parcels.push(parcel);
+            Ok(())
+        })
+    }
+
+    /// As [`post`](Self::post), with bytes beside the order; `make` is told where they begin.
+    ///
+    /// # Errors
+    /// As for [`post`](Self::post).
+    pub(crate) fn post_with(
+        &self,
+        bytes: &[u8],
+        make: impl FnOnce(usize) -> T,
+    ) -> Result<(), PostError<()>> {
+        self.with_lane(|lane| {
+            let Some(lane) = lane else { return self.post.post_with(bytes, make) };
+            if !self.post.has_room(lane.parcels.len() + 1) {
+                return Err(PostError::Full(()));
+            }
+            lane.parcels.push(make(lane.bytes.len()));
+            lane.bytes.extend_from_slice(bytes);
             Ok(())
         })
     }
@@ -163,7 +181,7 @@ impl<T: Parcel> Way<T> {
 
     fn lane(&self) -> Lane<T> {
         let (post, asked) = (self.post.clone(), Arc::clone(&self.drain));
-        Lane { post, parcels: Vec::new(), drain: None, asked }
+        Lane { post, parcels: Vec::new(), bytes: Vec::new(), drain: None, asked }
     }
 }
 
@@ -195,19 +213,10 @@ impl Way<Command> {
     ) -> Result<Option<usize>, FramingError> {
         CURRENT.with_borrow_mut(|current| {
             let outbox = current.as_mut().expect("a handler is called in a turn");
-            let (lane, written) =
-                (&mut outbox.workers[self.index], &mut outbox.written[self.index]);
-            if !self.post.has_room(lane.parcels.len() + 2) {
+            let Lane { parcels, bytes, .. } = &mut outbox.workers[self.index];
+            if !self.post.has_room(parcels.len() + 1) {
                 return Ok(None);
             }
-            let bytes = match &mut written.bytes {
-                Some(bytes) => bytes,
-                none => {
-                    written.place = lane.parcels.len();
-                    lane.parcels.push(Command::Bytes(None));
-                    none.insert(written.home.take())
-                }
-            };
             let start = bytes.len();
             let room = framing.encoded_len(packet.body.len());
             bytes.resize(start + room, 0);
@@ -216,14 +225,14 @@ impl Way<Command> {
                 .and_then(|len| if len > room { Err(FramingError::OutOfBounds) } else { Ok(len) });
             bytes.truncate(start + *len.as_ref().unwrap_or(&0));
             let len = len?;
-            match lane.parcels.last_mut() {
-                Some(Command::Encoded { to: last, end, frames, .. })
-                    if *last == to && *end == start =>
+            match parcels.last_mut() {
+                Some(Command::Encoded { to: last, bytes, frames })
+                    if *last == to && bytes.end == start =>
                 {
-                    *end += len;
+                    bytes.end += len;
                     *frames += 1;
                 }
-                _ => lane.parcels.push(Command::Encoded { to, start, end: start + len, frames: 1 }),
+                _ => parcels.push(Command::Encoded { to, bytes: start..start + len, frames: 1 }),
             }
             Ok(Some(len))
         })
@@ -242,8 +251,9 @@ impl AskedToDrain {
 
 impl<T: Parcel> Lane<T> {
     fn hand_over(&mut self) {
-        if !self.parcels.is_empty() && !self.post.post_all(&mut self.parcels) {
+        if !self.post.post_all_with(&mut self.parcels, &mut self.bytes, T::shift) {
             self.parcels.drain(..).for_each(T::drop_guarded);
+            self.bytes.clear();
         }
     }
 }
@@ -257,11 +267,9 @@ impl Outbox {
     /// Boxed, so that a turn moves a pointer in and out.
     pub(crate) fn new(handle: &Handle) -> Box<Self> {
         let links = &handle.0;
-        let written = |_: &_| Written { bytes: None, place: 0, home: Arc::default() };
         Box::new(Self {
             workers: links.workers.iter().map(|worker| worker.post.lane()).collect(),
             runners: links.runners.iter().map(|runner| runner.post.lane()).collect(),
-            written: links.workers.iter().map(written).collect(),
         })
     }
 
@@ -274,10 +282,7 @@ impl Outbox {
     /// Ends the turn on this thread and hands over what it had for others.
     pub(crate) fn leave() -> Box<Self> {
         let mut outbox = CURRENT.take().expect("a turn is over");
-        for (lane, written) in outbox.workers.iter_mut().zip(&mut outbox.written) {
-            if let Some(bytes) = written.bytes.take() {
-                lane.parcels[written.place] = Command::Bytes(Some(bytes));
-            }
+        for lane in &mut outbox.workers {
             lane.hand_over();
             if let Some(within) = lane.drain.take() {
                 lane.asked.ask(within, &lane.post);

@@ -350,7 +350,8 @@ impl Runner {
     /// What it counted, and what it has not given back. Call it when it has finished.
     pub(crate) fn report(&mut self) -> Report {
         let mut orders = Vec::new();
-        self.inbox.close(&mut orders);
+        self.inbox.close();
+        self.inbox.drain(&mut orders);
         orders.into_iter().for_each(|order| self.run(order));
         self.jobs.end_waiting(&mut self.shared);
         Report {

@@ -14,7 +14,7 @@ use crate::{
     connector::Attempt,
     handle::{Command, SessionInfo},
     handler::{CloseReason, SessionId},
-    logic::{Event, Homed},
+    logic::{Event, KEPT_BYTES_MAX},
     sending::Class,
     session::{Due, Hold, Session, Stage, TimerKey},
 };
@@ -105,13 +105,17 @@ impl Worker {
 
     pub(super) fn run_commands(&mut self) {
         let mut commands = std::mem::take(&mut self.commands);
-        self.inbox.drain(&mut commands);
+        let mut bytes = std::mem::take(&mut self.command_bytes);
+        self.inbox.drain_with(&mut commands, &mut bytes);
         let asked = !commands.is_empty();
-        let mut bytes = None;
         for command in commands.drain(..) {
-            self.run_command(command, &mut bytes);
+            self.run_command(command, &bytes);
         }
         self.commands = commands;
+        if bytes.capacity() <= KEPT_BYTES_MAX {
+            bytes.clear();
+            self.command_bytes = bytes;
+        }
         self.receive_again();
         if asked && let Some(within) = self.link().post.take_drain() {
             self.drain(within);
@@ -122,19 +126,17 @@ impl Worker {
     /// refuses them, and tells whom they concern.
     pub(super) fn refuse_commands(&mut self) {
         debug_assert!(self.draining);
-        let mut commands = std::mem::take(&mut self.commands);
-        self.inbox.close(&mut commands);
-        let mut bytes = None;
-        for command in commands {
-            self.run_command(command, &mut bytes);
-        }
+        self.inbox.close();
+        self.run_commands();
         self.shared.lanes.hand_over(&self.shared.handle);
     }
 
-    /// Runs one order; `written` is what the present batch of a logic thread has encoded.
-    pub(super) fn run_command(&mut self, command: Command, written: &mut Option<Homed<Vec<u8>>>) {
+    /// Runs one order; `beside` are the bytes that came with it and others.
+    fn run_command(&mut self, command: Command, beside: &[u8]) {
         match command {
-            Command::Send { to, class, packet_id, body } => self.send(to, class, packet_id, &body),
+            Command::Send { to, class, packet_id, bytes } => {
+                self.send(to, class, packet_id, &beside[bytes]);
+            }
             Command::Broadcast { packet_id, body, filter } => {
                 self.broadcast(packet_id, &body, filter);
             }
@@ -146,11 +148,7 @@ impl Worker {
             Command::Close { id, reason } => self.end(id, reason),
             Command::Event { id, event } => self.event(id, event),
             Command::Job(posted) => self.jobs.run(posted, &mut self.shared),
-            Command::Bytes(bytes) => *written = bytes,
-            Command::Encoded { to, start, end, frames } => {
-                let bytes = written.as_ref().expect("they come before");
-                self.encoded(to, &bytes[start..end], frames);
-            }
+            Command::Encoded { to, bytes, frames } => self.encoded(to, &beside[bytes], frames),
             Command::Hold { id, hold, on } => self.hold(id, hold, on),
             Command::Authenticated { id } => {
                 if let Some(session) = self.sessions.get(id) {
