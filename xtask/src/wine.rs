@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::cannot_judge::CANNOT_JUDGE;
 use crate::{
+    ci::NO_SIMULATIONS,
     cross::{PACKAGES_FILE, Toolchain, cache_folder, unpack},
     process::{Cmd, target_folder},
 };
@@ -43,27 +44,24 @@ const CHECKED: [&str; 3] = [
     "rust-web-clippy_1.96.0+dfsg1-1~deb12u2_amd64.deb",
     "wine64_8.0~repack-4_amd64.deb",
 ];
-/// Whose code is checked, and which of it; those tests of the course that run the compiler, or count
-/// what it allocates, are left out.
-const CHECKED_PACKAGES: [(&str, &str); 5] = [
-    ("wharf-port", "--all-targets"),
-    ("wharf", "--all-targets"),
-    ("wharf-cli", "--all-targets"),
-    ("wharf-examples", "--examples"),
-    ("wharf-examples", "--test=steps"),
+/// What is linted of each package, and which of its tests are run. Programs of tests that have nothing
+/// but simulated servers, or nothing of a system at all, are not named: they are the same everywhere,
+/// and would take most of the time. Nor are those of the course that run the compiler.
+const CHECKED_PACKAGES: [(&str, &str, &str); 5] = [
+    ("wharf-port", "--all-targets", "--lib --test conformance --test no_alloc"),
+    ("wharf", "--all-targets", "--lib --test server --test allocations --test router"),
+    ("wharf-chat", "--all-targets", "--lib --test engines --test protocol --test overload"),
+    ("wharf-cli", "--all-targets", "--lib --bins --tests"),
+    (
+        "wharf-examples",
+        "--examples --test steps --test chat --test layers",
+        "--examples --test steps --test chat --test layers",
+    ),
 ];
-/// The simulated port is the same everywhere, and takes half of the time. The attacks are on the list
+/// Of the others those with one thread and no system, as for the sanitizers. The attacks are on the list
 /// of what Wine cannot judge.
-const NOT_WINDOWS: [&str; 8] = [
-    "--skip",
-    "sim::",
-    "--skip",
-    "sim_tests",
-    "--skip",
-    "rough_networks",
-    "--skip",
-    "a_server_stands",
-];
+const NOT_WINDOWS: [&str; 6] =
+    ["--skip", "sim::", "--skip", "rough_networks", "--skip", "a_server_stands"];
 /// How many clients a server under Wine is loaded with.
 const LOADS: [u64; 3] = [1, 50, 1000];
 const READY_LIMIT: Duration = Duration::from_mins(1);
@@ -82,17 +80,18 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let wine = Wine::open(&cache)?;
     let cargo = |what: &str| wine.cargo(&toolchain, root, &cache, what);
     // Building takes longer than running, the first time.
-    for (package, targets) in CHECKED_PACKAGES {
-        let which = ["-p", package, targets];
+    for (package, linted, tests) in CHECKED_PACKAGES {
         cargo("clippy")
-            .args(which)
+            .args(["-p", package])
+            .args(linted.split_whitespace())
             .args(["--", "-D", "warnings"])
             // For this target it takes a `const` that is there for one that is missing.
             .args(["-A", "clippy::missing_const_for_thread_local"])
             .limit_minutes(20)
             .run()?;
-        cargo("test").args(which).arg("--no-run").limit_minutes(20).run()?;
-        cargo("test").args(which).arg("--").args(NOT_WINDOWS).limit_minutes(25).run()?;
+        let test = cargo("test").args(["-p", package]).args(tests.split_whitespace());
+        test.clone().arg("--no-run").limit_minutes(20).run()?;
+        test.arg("--").args(NO_SIMULATIONS).args(NOT_WINDOWS).limit_minutes(25).run()?;
     }
     cargo("build").args(["-p", "wharf-port", "--example", "port_echo"]).limit_minutes(20).run()?;
     let built = cache.join("wine-target").join(TARGET).join("debug");
