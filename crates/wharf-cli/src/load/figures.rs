@@ -223,4 +223,43 @@ mod tests {
             assert_eq!((median, min, max), expected);
         }
     }
+
+    /// A second of two workers, which used so much processor time, sent so late and were answered so
+    /// late.
+    fn second(processor_ms: u64, late_us: u64, answered_us: u64) -> Outcome {
+        let mut tally = Tally::new();
+        tally.lateness.record(late_us * 1000).unwrap();
+        tally.latency.record(answered_us * 1000).unwrap();
+        Outcome {
+            engine: "uring".to_owned(),
+            engine_detail: String::new(),
+            workers: 2,
+            opened: 1,
+            measured: Duration::from_secs(1),
+            processor_time: Some(Duration::from_millis(processor_ms)),
+            server: None,
+            was_interrupted: false,
+            ended_early: false,
+            connect_error: None,
+            tallies: vec![tally],
+            points: Vec::new(),
+            samples: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_load_that_is_itself_the_limit_or_late_knows_it() {
+        for (processor_ms, late_us, answered_us, limit, late) in [
+            (100, 10, 1000, false, false),
+            (1700, 10, 1000, false, false),
+            (1900, 10, 1000, true, false),
+            (100, 400, 1000, false, false),
+            (100, 600, 1000, false, true),
+        ] {
+            let outcome = second(processor_ms, late_us, answered_us);
+            assert_eq!(outcome.is_client_the_limit(), limit, "{processor_ms} ms of 2 s");
+            assert_eq!(outcome.is_client_late(), late, "{late_us} us of {answered_us} us");
+        }
+    }
 }

@@ -348,6 +348,7 @@ svg path{fill:none;stroke-width:2;stroke-linejoin:round}svg path.a{stroke:var(--
 .scroll{overflow-x:auto}.scroll td,.scroll th{white-space:nowrap}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
+td:first-child{overflow-wrap:break-word}
 th{color:var(--faint);font-weight:500}
 @media(max-width:40rem){td,th{padding-right:.6rem;font-size:.875rem}}
 pre{overflow-x:auto;background:var(--card);padding:.6rem;border-radius:.4rem}

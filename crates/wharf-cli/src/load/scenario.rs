@@ -313,3 +313,61 @@ const SPARE_BYTES: usize = 64 * 1024;
 /// Connections from one address to one other: Linux has 28,232 ports for them unless told otherwise
 /// (ip_local_port_range), and others use some.
 const PORTS_PER_ADDRESS: u32 = 20_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(connections: u32, sources: Option<u16>) -> Scenario {
+        let sizes = Sizes { shortest: 64, longest: 64 };
+        let group = Group {
+            name: "held".to_owned(),
+            addr: ([127, 0, 0, 1], 9000).into(),
+            framing: Framing::Study,
+            connections,
+            kind: Kind::Idle { messages: 1, sizes },
+        };
+        Scenario {
+            name: "idle",
+            groups: vec![group],
+            duration: Duration::from_secs(1),
+            warmup: Duration::ZERO,
+            grace: Duration::ZERO,
+            repeats: 1,
+            workers: None,
+            engine: Engine::Auto,
+            sources,
+            pid: None,
+        }
+    }
+
+    #[test]
+    fn connections_come_from_as_many_addresses_as_their_ports_need() {
+        let here: SocketAddr = ([127, 0, 0, 1], 9000).into();
+        let elsewhere: SocketAddr = ([192, 0, 2, 1], 9000).into();
+        for (connections, asked, here_count) in [
+            // The system chooses, as long as one address is enough.
+            (20_000, None, 0),
+            (20_001, None, 2),
+            (1_000_000, None, 50),
+            (5, Some(3), 3),
+            (5, Some(1), 0),
+        ] {
+            let scenario = holding(connections, asked);
+            let here_count = if cfg!(target_os = "linux") { here_count } else { 0 };
+            match scenario.sources(here) {
+                Ok(sources) => {
+                    assert_eq!(sources.len(), here_count, "{connections} {asked:?}");
+                    let first = Ipv4Addr::LOCALHOST;
+                    assert!(sources.first().is_none_or(|source| *source == IpAddr::V4(first)));
+                    assert!(sources.iter().all(IpAddr::is_loopback), "{sources:?}");
+                    assert!(sources.windows(2).all(|pair| pair[0] < pair[1]), "{sources:?}");
+                }
+                Err(why) => assert!(!cfg!(target_os = "linux"), "{why}"),
+            }
+            // A machine elsewhere has no other addresses to be reached from.
+            let refused = asked.is_some_and(|sources| sources > 1);
+            assert_eq!(scenario.sources(elsewhere).is_err(), refused, "{connections} {asked:?}");
+        }
+    }
+}
