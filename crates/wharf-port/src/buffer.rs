@@ -208,6 +208,10 @@ struct PooledBlock {
     pool: Weak<PoolInner>,
 }
 
+/// A block in use. The last who drops it gives it back to its pool.
+#[derive(Clone)]
+struct Held(Rc<PooledBlock>);
+
 impl BufferPool {
     /// An empty pool; `guarded` puts every block behind guard pages (slow, for tests).
     #[must_use]
@@ -236,7 +240,7 @@ impl BufferPool {
         block.memory.protect(Access::Write);
         self.0.in_use.set(self.0.in_use.get() + 1);
         self.0.bytes_in_use.set(self.0.bytes_in_use.get() + block.memory.len());
-        FrameBuf { block: Some(block), len: 0 }
+        FrameBuf { block: Held(block), len: 0 }
     }
 
     /// Blocks that some frame holds at present.
@@ -259,28 +263,40 @@ impl fmt::Debug for BufferPool {
     }
 }
 
-/// Gives a block back to its pool if this was its last holder.
-#[inline]
-fn release(block: Rc<PooledBlock>) {
-    if Rc::strong_count(&block) > 1 {
-        return;
+impl Held {
+    #[inline]
+    fn memory(&self) -> &Memory {
+        &self.0.memory
     }
-    let Some(pool) = block.pool.upgrade() else { return };
-    pool.in_use.set(pool.in_use.get() - 1);
-    pool.bytes_in_use.set(pool.bytes_in_use.get() - block.memory.len());
-    if let Some(class) = block.class.map(usize::from) {
-        let mut kept = pool.classes[class].borrow_mut();
-        if kept.len() < KEPT_BYTES_MAX / CLASS_BYTES[class] {
-            block.memory.protect(Access::Nobody);
-            kept.push(block);
+
+    fn give_back(&self) {
+        let block = &self.0;
+        let Some(pool) = block.pool.upgrade() else { return };
+        pool.in_use.set(pool.in_use.get() - 1);
+        pool.bytes_in_use.set(pool.bytes_in_use.get() - block.memory.len());
+        if let Some(class) = block.class.map(usize::from) {
+            let mut kept = pool.classes[class].borrow_mut();
+            if kept.len() * CLASS_BYTES[class] < KEPT_BYTES_MAX {
+                block.memory.protect(Access::Nobody);
+                kept.push(Rc::clone(block));
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    #[inline]
+    fn drop(&mut self) {
+        if Rc::strong_count(&self.0) == 1 {
+            self.give_back();
         }
     }
 }
 
 /// A pooled buffer being written, by its only holder.
 pub struct FrameBuf {
-    /// `None` only while it is being dropped or frozen.
-    block: Option<Rc<PooledBlock>>,
+    /// Nobody else holds it.
+    block: Held,
     len: usize,
 }
 
@@ -301,7 +317,7 @@ impl FrameBuf {
     #[inline]
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.block().memory.len()
+        self.block.memory().len()
     }
 
     /// The part that is still unwritten. What is in it is left over from earlier use.
@@ -309,7 +325,7 @@ impl FrameBuf {
     #[must_use]
     pub fn spare_mut(&mut self) -> &mut [u8] {
         let len = self.len;
-        &mut self.memory_mut().as_mut_slice()[len..]
+        &mut self.memory_mut()[len..]
     }
 
     /// Counts `bytes` of the spare part as written.
@@ -322,7 +338,29 @@ impl FrameBuf {
         self.len += bytes;
     }
 
+    /// Lets `write` fill the next `len` bytes, in which is what is left over from earlier use, and
+    /// appends as many of them as it says; `None` where there is less room. Of an error nothing is
+    /// appended.
+    ///
+    /// # Panics
+    /// If `write` says that it wrote more.
+    #[inline]
+    pub fn append_with<E>(
+        &mut self,
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Option<Result<usize, E>> {
+        let written = match write(self.spare_mut().get_mut(..len)?) {
+            Ok(written) => written,
+            Err(error) => return Some(Err(error)),
+        };
+        assert!(written <= len, "no more can be written than there is room");
+        self.len += written;
+        Some(Ok(written))
+    }
+
     /// Appends as much of `bytes` as fits and returns how much that was.
+    #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         let spare = self.spare_mut();
         let fits = spare.len().min(bytes.len());
@@ -336,7 +374,7 @@ impl FrameBuf {
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         let len = self.len + bytes.len();
         if len > self.capacity() {
-            let pool = self.block().pool.upgrade().map(BufferPool);
+            let pool = self.block.0.pool.upgrade().map(BufferPool);
             // Without its pool it is as large as it must be, and freed when it is dropped.
             let pool = pool.unwrap_or_else(|| BufferPool::new(false));
             let mut larger = pool.take(len.max(2 * self.capacity()));
@@ -352,42 +390,31 @@ impl FrameBuf {
     /// If fewer are written.
     pub fn consume(&mut self, bytes: usize) {
         let len = self.len;
-        self.memory_mut().as_mut_slice().copy_within(bytes..len, 0);
+        self.memory_mut().copy_within(bytes..len, 0);
         self.len -= bytes;
     }
 
     /// Ends writing: the bytes can now be shared and sent.
+    #[inline]
     #[must_use]
-    pub fn freeze(mut self) -> Frame {
+    pub fn freeze(self) -> Frame {
         let len = u32::try_from(self.len).expect("a frame is shorter than 4 GiB");
-        Frame { block: self.block.take(), start: 0, len }
+        Frame { block: Some(self.block), start: 0, len }
     }
 
     #[inline]
-    fn block(&self) -> &PooledBlock {
-        self.block.as_ref().expect("present until dropped or frozen")
-    }
-
-    #[inline]
-    fn memory_mut(&mut self) -> &mut Memory {
-        let block = self.block.as_mut().expect("present until dropped or frozen");
-        &mut Rc::get_mut(block).expect("a buffer being written has one holder").memory
+    fn memory_mut(&mut self) -> &mut [u8] {
+        let block = Rc::get_mut(&mut self.block.0).expect("a buffer being written has one holder");
+        block.memory.as_mut_slice()
     }
 }
 
 impl Deref for FrameBuf {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.block().memory.as_slice()[..self.len]
-    }
-}
-
-impl Drop for FrameBuf {
-    fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            release(block);
-        }
+        &self.block.memory().as_slice()[..self.len]
     }
 }
 
@@ -399,10 +426,10 @@ impl fmt::Debug for FrameBuf {
 
 /// Pooled bytes that can be shared: cloning copies a reference, not the bytes. Belongs to one
 /// worker (`!Send`). The default is a frame of no bytes, which holds no block.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Frame {
-    /// `None` while it is being dropped, and in a frame of no bytes.
-    block: Option<Rc<PooledBlock>>,
+    /// `None` in a frame of no bytes.
+    block: Option<Held>,
     start: u32,
     len: u32,
 }
@@ -422,28 +449,13 @@ impl Frame {
     }
 }
 
-impl Clone for Frame {
-    fn clone(&self) -> Self {
-        Self { block: self.block.clone(), start: self.start, len: self.len }
-    }
-}
-
 impl Deref for Frame {
     type Target = [u8];
 
     #[inline]
     fn deref(&self) -> &[u8] {
         let Some(block) = &self.block else { return &[] };
-        &block.memory.as_slice()[self.start as usize..][..self.len as usize]
-    }
-}
-
-impl Drop for Frame {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            release(block);
-        }
+        &block.memory().as_slice()[self.start as usize..][..self.len as usize]
     }
 }
 
@@ -474,6 +486,7 @@ impl Gather {
     ///
     /// # Panics
     /// If there are [`Self::FRAMES_MAX`] already, or `frame` is empty.
+    #[inline]
     pub fn push(&mut self, frame: Frame) {
         assert!(self.frames.len() < Self::FRAMES_MAX, "a gather takes 64 frames");
         assert!(!frame.is_empty(), "an empty frame cannot be sent");
@@ -482,30 +495,35 @@ impl Gather {
     }
 
     /// The frames.
+    #[inline]
     #[must_use]
     pub fn frames(&self) -> &[Frame] {
         &self.frames
     }
 
     /// Bytes in all frames.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether there are no frames.
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
     /// Whether no further frame fits.
+    #[inline]
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.frames.len() == Self::FRAMES_MAX
     }
 
     /// Drops the frames and keeps the room for them.
+    #[inline]
     pub fn clear(&mut self) {
         self.frames.clear();
         self.bytes = 0;

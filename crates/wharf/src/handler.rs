@@ -6,9 +6,9 @@ use wharf_port::Time;
 
 use crate::{
     error::{Result, SendError},
-    framing::{Frame, Framing, Packet},
+    framing::{Frame, Packet},
     handle::Handle,
-    sending::{Class, Sent},
+    sending::{Class, Outgoing, Sent},
     session::{Hold, Session, Shared},
     topic::Topic,
 };
@@ -134,7 +134,7 @@ pub trait Handler: 'static {
 pub struct Context<'a, S> {
     pub(crate) session: &'a mut Session,
     pub(crate) shared: &'a mut Shared,
-    pub(crate) framing: &'a dyn Framing,
+    pub(crate) framing: &'a dyn Outgoing,
     pub(crate) data: &'a mut S,
 }
 
@@ -217,7 +217,7 @@ impl<S> Context<'_, S> {
     /// As for [`send`](Self::send).
     pub fn try_send_packet(&mut self, id: u32, body: &[u8]) -> std::result::Result<(), SendError> {
         let packet = Packet { id, session: self.session.id.display(), body };
-        self.session.enqueue(self.shared, self.framing, packet)
+        self.framing.enqueue(self.session, self.shared, packet)
     }
 
     /// Keeps further frames of this session back, beginning with the next one, and receives nothing

@@ -116,6 +116,7 @@ impl Measured {
 
 impl Lane {
     /// Counts a frame of this packet id.
+    #[cold]
     pub(crate) fn count(&self, packet_id: u32, took: Duration) {
         let packets = self.measured.packets.get().expect("set when it was opened");
         let place = packets.binary_search_by_key(&packet_id, |(id, _)| *id);
@@ -153,20 +154,21 @@ impl Stopwatch {
         Self { clock, next: EVERY }
     }
 
-    /// Whether to measure this one.
+    /// The time now, if this frame is to be measured.
     #[inline]
-    pub(crate) fn is_due(&self, frames: u64) -> bool {
-        frames == self.next
+    pub(crate) fn begin_if_due(&mut self, frames: u64) -> Option<Time> {
+        (frames == self.next).then(|| self.begin())
+    }
+
+    #[cold]
+    fn begin(&mut self) -> Time {
+        self.next += EVERY;
+        self.read()
     }
 
     /// The time now.
-    pub(crate) fn read(&mut self) -> Time {
+    pub(crate) fn read(&self) -> Time {
         (self.clock)()
-    }
-
-    /// One has been measured.
-    pub(crate) fn done(&mut self) {
-        self.next += EVERY;
     }
 }
 

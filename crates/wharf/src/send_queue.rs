@@ -111,29 +111,28 @@ impl SendQueue {
         hint: usize,
         write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        let fits = self.tail.as_ref().is_some_and(|tail| tail.capacity() - tail.len() >= len);
-        if !fits {
+        if self.tail.as_ref().is_none_or(|tail| tail.capacity() - tail.len() < len) {
             self.make_room(pool, len, hint);
         }
         let tail = self.tail.as_mut().expect("made above");
-        let written = write(&mut tail.spare_mut()[..len]);
-        match written {
+        match tail.append_with(len, write).expect("there is room") {
             Ok(bytes) if bytes > 0 => {
-                tail.advance(bytes);
                 self.waiting_bytes += bytes;
+                Ok(bytes)
             }
-            _ if self.waiting_bytes == 0 => self.tail = None,
-            _ => {}
+            nothing => {
+                // One that has nothing to send keeps no block.
+                self.tail.take_if(|_| self.waiting_bytes == 0);
+                nothing
+            }
         }
-        written
     }
 
     /// Continues in a larger block while that is small enough to copy into, in another one beyond.
     #[cold]
     fn make_room(&mut self, pool: &BufferPool, len: usize, hint: usize) {
-        let old = self.tail.take();
         let wanted = len.max(hint.min(ACCUMULATE_BYTES_MAX));
-        let mut tail = match old {
+        let next = match self.tail.take() {
             None => pool.take(wanted),
             Some(old) if old.len() + len <= ACCUMULATE_BYTES_MAX => {
                 let mut larger = pool.take((old.len() + wanted).min(ACCUMULATE_BYTES_MAX));
@@ -147,8 +146,7 @@ impl SendQueue {
                 pool.take(wanted)
             }
         };
-        debug_assert!(tail.spare_mut().len() >= len);
-        self.tail = Some(tail);
+        self.tail = Some(next);
     }
 
     /// Ends the block being written: what comes next stands in a block of its own.
@@ -263,19 +261,16 @@ impl SendQueue {
         let control_bytes = gather.bytes();
         let (mut left, mut dropped) = (0, 0);
         while !gather.is_full() {
+            let fits = |bytes| gather.is_empty() || gather.bytes() + bytes <= GATHER_BYTES_MAX;
             if self.line.is_empty() {
-                match self.tail.take() {
-                    Some(tail) if !tail.is_empty() => self.line.push_back(tail.freeze()),
-                    _ => break,
+                if let Some(tail) = self.tail.take_if(|tail| fits(tail.len()))
+                    && !tail.is_empty()
+                {
+                    gather.push(tail.freeze());
                 }
-            }
-            let fits = |frame: &Frame| {
-                gather.is_empty() || gather.bytes() + frame.len() <= GATHER_BYTES_MAX
-            };
-            if !self.line.front().is_some_and(fits) {
                 break;
             }
-            let frame = self.line.pop_front().expect("looked at above");
+            let Some(frame) = self.line.pop_front_if(|frame| fits(frame.len())) else { break };
             left += 1;
             if frame.is_empty() {
                 dropped += 1;

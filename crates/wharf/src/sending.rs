@@ -208,10 +208,10 @@ impl Session {
 
     /// Queues one frame behind all others.
     #[inline]
-    pub(crate) fn enqueue(
+    pub(crate) fn enqueue<F: Framing>(
         &mut self,
         shared: &mut Shared,
-        framing: &dyn Framing,
+        framing: &F,
         packet: Packet<'_>,
     ) -> Result<(), SendError> {
         if shared.is_remote {
@@ -249,12 +249,12 @@ impl Session {
     pub(crate) fn enqueue_as(
         &mut self,
         shared: &mut Shared,
-        framing: &dyn Framing,
+        framing: &dyn Outgoing,
         class: Class,
         packet: Packet<'_>,
     ) -> Result<Sent, SendError> {
         match class {
-            Class::Reliable => self.enqueue(shared, framing, packet).map(|()| Sent::Queued),
+            Class::Reliable => framing.enqueue(self, shared, packet).map(|()| Sent::Queued),
             _ if shared.is_remote => self.enqueue_remotely_as(shared, framing, class, packet),
             _ => self.enqueue_alone(shared, framing, class, packet),
         }
@@ -452,6 +452,29 @@ impl Session {
     }
 }
 
+/// A framing with the code that queues a frame in it. A handler does not know its framing's type: so
+/// it makes one virtual call for a frame, behind which all is compiled together.
+pub(crate) trait Outgoing: Framing {
+    /// [`Session::enqueue`] with this framing.
+    fn enqueue(
+        &self,
+        session: &mut Session,
+        shared: &mut Shared,
+        packet: Packet<'_>,
+    ) -> Result<(), SendError>;
+}
+
+impl<F: Framing> Outgoing for F {
+    fn enqueue(
+        &self,
+        session: &mut Session,
+        shared: &mut Shared,
+        packet: Packet<'_>,
+    ) -> Result<(), SendError> {
+        session.enqueue(shared, self, packet)
+    }
+}
+
 /// A frame in a block of its own; `None` if it leaves no trace on the wire.
 pub(crate) fn encode_alone(
     pool: &BufferPool,
@@ -460,23 +483,21 @@ pub(crate) fn encode_alone(
 ) -> Result<Option<Frame>, SendError> {
     let len = framing.encoded_len(packet.body.len());
     let mut block = pool.take(len);
-    let written = encode(framing, packet, &mut block.spare_mut()[..len])?;
-    block.advance(written);
+    let written = block.append_with(len, |room| encode(framing, packet, room));
+    let written = written.expect("a block has the room that was asked for")?;
     Ok((written > 0).then(|| block.freeze()))
 }
 
 /// Framings are user code: what one has not written must not leave.
 #[inline]
-fn encode(
-    framing: &dyn Framing,
+pub(crate) fn encode<F: Framing + ?Sized>(
+    framing: &F,
     packet: Packet<'_>,
     room: &mut [u8],
 ) -> Result<usize, FramingError> {
     let len = room.len();
-    match framing.encode(packet, room) {
-        Ok(written) if written > len => Err(FramingError::OutOfBounds),
-        written => written,
-    }
+    let written = framing.encode(packet, room)?;
+    if written > len { Err(FramingError::OutOfBounds) } else { Ok(written) }
 }
 
 /// What was published is copied behind other frames up to this size, where there is room already;

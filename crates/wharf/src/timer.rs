@@ -110,8 +110,16 @@ impl<K: Copy> Wheel<K> {
     /// seen counts as that.
     ///
     /// Costs as much as there are occupied slots on the way, however long the way is.
+    #[inline]
     pub(crate) fn expire(&mut self, now_ns: u64, due: &mut Vec<K>) {
         self.now_ns = self.now_ns.max(now_ns);
+        if self.has_to_move() {
+            self.move_on(due);
+        }
+    }
+
+    #[inline(never)]
+    fn move_on(&mut self, due: &mut Vec<K>) {
         let target_tick = tick_started(self.now_ns, self.tick_ns);
         while let Some((level, slot, start_tick)) = self.next_slot() {
             if start_tick > target_tick {
@@ -140,6 +148,14 @@ impl<K: Copy> Wheel<K> {
     /// be earlier: `expire` then only moves it to a lower level, at most eight times for one timer.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         self.next_slot().map(|(_, _, start_tick)| start_tick.saturating_mul(self.tick_ns))
+    }
+
+    /// Whether a tick has begun since the last one, or a timer was inserted after it was due.
+    #[inline]
+    fn has_to_move(&self) -> bool {
+        let next_tick_ns = (self.current_tick + 1).saturating_mul(self.tick_ns);
+        let current_slot = self.current_tick & (SLOTS as u64 - 1);
+        self.now_ns >= next_tick_ns || self.levels[0].occupied & 1 << current_slot != 0
     }
 
     /// The occupied slot that comes first, as level, slot and the tick with which it starts.

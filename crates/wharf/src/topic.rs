@@ -18,8 +18,8 @@ use wharf_port::{BufferPool, Frame, FrameBuf};
 
 use crate::{
     error::SendError,
-    framing::{Framing, FramingError, Packet},
-    sending::Class,
+    framing::{Framing, Packet},
+    sending::{Class, encode},
 };
 
 /// Names what sessions subscribe to. What the numbers mean is the server's own business; a topic is
@@ -444,12 +444,8 @@ impl Group {
         }
         self.make_room(pool, index, next_piece, len);
         let open = self.open.as_mut().expect("made above");
-        // Framings are user code: what one has not written must not leave.
-        let written = match self.framing.encode(packet, &mut open.bytes.spare_mut()[..len]) {
-            Ok(written) if written > len => Err(FramingError::OutOfBounds),
-            written => written,
-        };
-        open.bytes.advance(written.unwrap_or(0));
+        let written = open.bytes.append_with(len, |room| encode(&*self.framing, packet, room));
+        let written = written.expect("there is room, as seen to above");
         if open.bytes.is_empty() {
             self.open = None;
         }

@@ -17,7 +17,7 @@ mod publishing;
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use wharf_port::{
-    Close, CompletionPort, Done, Gather, Inbox, Op, Outcome, ReceiveEnd, RecvBuffer,
+    Close, CompletionPort, Done, Gather, Inbox, Op, Outcome, ReceiveEnd,
     SendError as PortSendError, SocketOptions, Time, Token, UnboundListener,
 };
 
@@ -285,31 +285,28 @@ impl Worker {
         }
     }
 
-    fn on_received(&mut self, id: SessionId, buffer: &RecvBuffer) {
+    fn on_received(&mut self, id: SessionId, bytes: &[u8]) {
         let Some(session) = self.sessions.get(id) else { return };
-        self.shared.stats.bytes_received += buffer.len() as u64;
+        self.shared.stats.bytes_received += bytes.len() as u64;
         session.receiving.last = session.receiving.clock(self.shared.now);
         match session.stage {
             Stage::Open if !session.ending => {
-                if session.meter.is_some() && !session.may_receive(buffer.len()) {
+                if session.meter.is_some() && !session.may_receive(bytes.len()) {
                     return self.end(id, CloseReason::Unauthenticated);
                 }
                 let frames_before = self.shared.frames_found;
-                self.shared.answer_hint_bytes = buffer.len();
-                self.services[usize::from(session.service)].on_received(
-                    session,
-                    &mut self.shared,
-                    buffer,
-                );
+                self.shared.answer_hint_bytes = bytes.len();
+                let service = &mut self.services[usize::from(session.service)];
+                service.on_received(session, &mut self.shared, bytes);
                 self.shared.answer_hint_bytes = 0;
                 if session.meter.is_some() {
                     let frames = self.shared.frames_found - frames_before;
-                    session.keep_rate(&mut self.shared, frames, buffer.len());
+                    session.keep_rate(&mut self.shared, frames, bytes.len());
                 }
                 self.after_call(id);
             }
             Stage::Open | Stage::Flushing | Stage::Lingering => {
-                let bytes = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+                let bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 session.discarded_bytes = session.discarded_bytes.saturating_add(bytes);
             }
             Stage::Connecting | Stage::Joining(_) => {}
@@ -500,6 +497,9 @@ impl Worker {
 
     /// Starts one send for each session that has something to say and none in flight.
     fn flush(&mut self) {
+        if self.shared.dirty.is_empty() {
+            return;
+        }
         let mut dirty = std::mem::take(&mut self.shared.dirty);
         for slot in dirty.drain(..) {
             let Some(session) = self.sessions.at(slot) else { continue };

@@ -169,30 +169,12 @@ macro_rules! with_known {
 }
 
 impl Framing for LengthField {
-    #[inline]
-    fn decode(&self, unread: &[u8], _seen: usize) -> Result<Decoded, FramingError> {
-        with_known!(self, layout => layout.find(unread))
-    }
-
-    #[inline]
-    fn encoded_len(&self, body_len: usize) -> usize {
-        body_len.saturating_add(usize::from(self.header_bytes))
-    }
-
-    #[inline]
-    fn encode(&self, packet: Packet<'_>, out: &mut [u8]) -> Result<usize, FramingError> {
-        with_known!(self, layout => layout.write(packet, out))
-    }
-}
-
-impl LengthField {
     #[inline(always)]
-    fn find(&self, unread: &[u8]) -> Result<Decoded, FramingError> {
+    fn decode(&self, unread: &[u8], _seen: usize) -> Result<Decoded, FramingError> {
         let header = usize::from(self.header_bytes);
-        if unread.len() < header {
+        let Some((declared, id)) = with_known!(self, layout => layout.read(unread)) else {
             return Ok(Decoded::Incomplete { need: Need::AtLeast(header) });
-        }
-        let declared = self.length.load(unread, self.endian);
+        };
         // Saturated on 32 bit systems: longer than any limit, and so refused like any such length.
         let len = to_usize(declared).saturating_add(usize::from(self.uncounted_bytes));
         if unread.len() < len {
@@ -204,38 +186,74 @@ impl LengthField {
                 header_bytes: self.header_bytes,
             });
         }
-        let id = self.id.map_or(0, |field| field.load(unread, self.endian));
         Ok(Decoded::Frame { len, body: header..len, id })
     }
 
+    #[inline]
+    fn encoded_len(&self, body_len: usize) -> usize {
+        body_len.saturating_add(usize::from(self.header_bytes))
+    }
+
     #[inline(always)]
-    fn write(&self, packet: Packet<'_>, out: &mut [u8]) -> Result<usize, FramingError> {
-        let body_bytes_max = self.body_bytes_max();
-        if packet.body.len() > body_bytes_max {
-            return Err(FramingError::BodyTooLong { body_bytes_max });
-        }
+    fn encode(&self, packet: Packet<'_>, out: &mut [u8]) -> Result<usize, FramingError> {
         let len = self.encoded_len(packet.body.len());
         let out = out.get_mut(..len).ok_or(FramingError::OutputTooSmall)?;
         let (header, body) = out.split_at_mut(usize::from(self.header_bytes));
+        if !with_known!(self, layout => layout.write(packet, header)) {
+            return Err(self.refusal(packet));
+        }
+        body.copy_from_slice(packet.body);
+        Ok(len)
+    }
+}
+
+// Of each layout with a name only this is compiled apart: with results of theirs to bring together the
+// code would be longer.
+impl LengthField {
+    /// The length and the packet id of a header; `None` if it is not whole.
+    #[inline(always)]
+    fn read(&self, unread: &[u8]) -> Option<(u32, u32)> {
+        let header = unread.get(..usize::from(self.header_bytes))?;
+        let declared = self.length.load(header, self.endian);
+        let id = self.id.map_or(0, |field| field.load(header, self.endian));
+        Some((declared, id))
+    }
+
+    /// Writes a header; false if it cannot say what is asked.
+    #[inline(always)]
+    fn write(&self, packet: Packet<'_>, header: &mut [u8]) -> bool {
+        let too_long = packet.body.len() > self.body_bytes_max();
+        if too_long || self.id.is_some_and(|field| packet.id > field.width.value_max()) {
+            return false;
+        }
+        let header = &mut header[..usize::from(self.header_bytes)];
         if self.unnamed_bytes {
             header.fill(0);
         }
         // Fits: the body's maximum is what is left of the field's after the header.
-        let declared = (len - usize::from(self.uncounted_bytes)) as u32;
+        let counted_bytes = self.header_bytes - self.uncounted_bytes;
+        let declared = packet.body.len() as u32 + u32::from(counted_bytes);
         self.length.store(header, self.endian, declared);
         if let Some(field) = self.id {
-            let id_max = field.width.value_max();
-            if packet.id > id_max {
-                return Err(FramingError::IdTooLarge { id_max });
-            }
             field.store(header, self.endian, packet.id);
         }
         if let Some(field) = self.session {
             // For display alone: a narrow field carries the low bits.
             field.store(header, self.endian, packet.session);
         }
-        body.copy_from_slice(packet.body);
-        Ok(len)
+        true
+    }
+
+    /// What a header cannot say of this packet.
+    #[cold]
+    fn refusal(&self, packet: Packet<'_>) -> FramingError {
+        let body_bytes_max = self.body_bytes_max();
+        match self.id {
+            Some(field) if packet.body.len() <= body_bytes_max => {
+                FramingError::IdTooLarge { id_max: field.width.value_max() }
+            }
+            _ => FramingError::BodyTooLong { body_bytes_max },
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Service, decode,
+    Service,
+    decode::{self, Receiver},
     event::Event,
     finish_call,
     lane::{ConnectFailure, Entry, Notice, Opening},
@@ -44,6 +45,23 @@ impl<F: Framing> Forward<F> {
     }
 }
 
+/// The way to the session's logic thread.
+struct ToLane<'a> {
+    session: &'a mut Session,
+    shared: &'a mut Shared,
+}
+
+impl Receiver for ToLane<'_> {
+    fn parts(&mut self) -> (&mut Session, &mut Shared) {
+        (self.session, self.shared)
+    }
+
+    fn on_frame(&mut self, frame: Frame<'_>) -> crate::error::Result {
+        self.shared.lanes.push_frame(self.session, frame);
+        Ok(())
+    }
+}
+
 impl<F: Framing + Clone> Service for Forward<F> {
     fn framing(&self) -> Rc<dyn Framing> {
         Rc::new(self.framing.clone())
@@ -67,10 +85,7 @@ impl<F: Framing + Clone> Service for Forward<F> {
 
     fn on_received(&mut self, session: &mut Session, shared: &mut Shared, bytes: &[u8]) {
         finish_call(session, shared, Doing::Decode, |session, shared| {
-            decode::frames(&self.framing, session, shared, bytes, |session, shared, frame| {
-                shared.lanes.push_frame(session, frame);
-                Ok(())
-            })
+            decode::frames(&self.framing, &mut ToLane { session, shared }, bytes)
         });
         shared.lanes.hold_if_full(session, shared.now);
     }

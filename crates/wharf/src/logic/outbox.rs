@@ -8,6 +8,7 @@
 
 use std::{
     cell::RefCell,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -88,6 +89,8 @@ impl Parcel for Order {
 pub(crate) struct Outbox {
     workers: Vec<Lane<Command>>,
     runners: Vec<Lane<Order>>,
+    /// This turn has something for somebody.
+    used: bool,
 }
 
 pub(crate) struct Lane<T> {
@@ -174,7 +177,10 @@ impl<T: Parcel> Way<T> {
     /// too: that has none.
     fn with_lane<R>(&self, use_it: impl FnOnce(Option<&mut Lane<T>>) -> R) -> R {
         CURRENT.with_borrow_mut(|current| {
-            let lane = current.as_mut().and_then(|outbox| T::lanes(outbox).get_mut(self.index));
+            let lane = current.as_mut().and_then(|outbox| {
+                outbox.used = true;
+                T::lanes(outbox).get_mut(self.index)
+            });
             use_it(lane.filter(|lane| lane.post.same(&self.post)))
         })
     }
@@ -213,6 +219,7 @@ impl Way<Command> {
     ) -> Result<Option<usize>, FramingError> {
         CURRENT.with_borrow_mut(|current| {
             let outbox = current.as_mut().expect("a handler is called in a turn");
+            outbox.used = true;
             let Lane { parcels, bytes, .. } = &mut outbox.workers[self.index];
             if !self.post.has_room(parcels.len() + 1) {
                 return Ok(None);
@@ -270,25 +277,34 @@ impl Outbox {
         Box::new(Self {
             workers: links.workers.iter().map(|worker| worker.post.lane()).collect(),
             runners: links.runners.iter().map(|runner| runner.post.lane()).collect(),
+            used: false,
         })
     }
 
     /// Begins a turn on this thread.
     pub(crate) fn enter(self: Box<Self>) {
         let before = CURRENT.replace(Some(self));
-        debug_assert!(before.is_none(), "turns do not nest");
+        assert!(before.is_none(), "turns do not nest");
+        // Nothing; dropping that would be a call.
+        mem::forget(before);
     }
 
     /// Ends the turn on this thread and hands over what it had for others.
     pub(crate) fn leave() -> Box<Self> {
         let mut outbox = CURRENT.take().expect("a turn is over");
-        for lane in &mut outbox.workers {
+        if mem::take(&mut outbox.used) {
+            outbox.hand_over();
+        }
+        outbox
+    }
+
+    fn hand_over(&mut self) {
+        for lane in &mut self.workers {
             lane.hand_over();
             if let Some(within) = lane.drain.take() {
                 lane.asked.ask(within, &lane.post);
             }
         }
-        outbox.runners.iter_mut().for_each(Lane::hand_over);
-        outbox
+        self.runners.iter_mut().for_each(Lane::hand_over);
     }
 }

@@ -21,8 +21,11 @@ use crate::{
 
 impl Worker {
     pub(super) fn run_timers(&mut self) {
+        self.shared.timers.expire(self.shared.now.as_nanos(), &mut self.due);
+        if self.due.is_empty() {
+            return;
+        }
         let mut due = std::mem::take(&mut self.due);
-        self.shared.timers.expire(self.shared.now.as_nanos(), &mut due);
         for key in due.drain(..) {
             match key {
                 TimerKey::Deadline(id) => self.on_deadline(id),
@@ -104,10 +107,12 @@ impl Worker {
     }
 
     pub(super) fn run_commands(&mut self) {
+        if self.inbox.is_empty() {
+            return;
+        }
         let mut commands = std::mem::take(&mut self.commands);
         let mut bytes = std::mem::take(&mut self.command_bytes);
         self.inbox.drain_with(&mut commands, &mut bytes);
-        let asked = !commands.is_empty();
         for command in commands.drain(..) {
             self.run_command(command, &bytes);
         }
@@ -116,8 +121,9 @@ impl Worker {
             bytes.clear();
             self.command_bytes = bytes;
         }
+        // Only an order tells that a logic thread has caught up.
         self.receive_again();
-        if asked && let Some(within) = self.link().post.take_drain() {
+        if let Some(within) = self.link().post.take_drain() {
             self.drain(within);
         }
     }

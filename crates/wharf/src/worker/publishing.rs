@@ -125,15 +125,11 @@ impl Worker {
     }
 
     /// Puts all that was published into the queues of those whom it is for.
+    #[inline]
     pub(super) fn settle(&mut self) {
         // Sessions that end meanwhile may publish again; each ends once.
         while !self.shared.topics.is_settled() {
             self.deliver_pending();
-            let mut attention = std::mem::take(&mut self.attention);
-            for id in attention.drain(..) {
-                self.after_call(id);
-            }
-            self.attention = attention;
         }
     }
 
@@ -162,5 +158,10 @@ impl Worker {
             }
         }
         self.pieces = pieces;
+        let mut attention = std::mem::take(&mut self.attention);
+        for id in attention.drain(..) {
+            self.after_call(id);
+        }
+        self.attention = attention;
     }
 }
