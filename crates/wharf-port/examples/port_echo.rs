@@ -3,11 +3,11 @@
 //! `cargo run -p wharf-port --example port_echo`, then `nc 127.0.0.1 9000`. An argument is another
 //! address; `WHARF_ENGINE=poll` picks the engine.
 
-use std::{collections::HashMap, env, error::Error, io, time::Duration};
+use std::{collections::HashMap, env, error::Error, io, mem, time::Duration};
 
 use wharf_port::{
     Close, CompletionPort, Config, Done, FrameBuf, Gather, ListenOptions, Op, Outcome, ReceiveEnd,
-    Socket, Token, UnboundListener,
+    Socket, UnboundListener,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -23,15 +23,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 pub(crate) struct Echo {
     pub(crate) port: Box<dyn CompletionPort>,
-    listener: Socket,
-    clients: HashMap<Token, Client>,
+    clients: HashMap<Socket, Client>,
     done: Vec<Done>,
 }
 
+#[derive(Default)]
 struct Client {
-    socket: Socket,
-    answer: Option<FrameBuf>,
-    gather: Option<Gather>,  // here unless it is being sent
+    answer: Option<FrameBuf>, // what waits to be sent
+    gather: Gather,
+    sends: bool,
     end: Option<ReceiveEnd>, // here unless a receive is in flight
 }
 
@@ -39,60 +39,51 @@ impl Echo {
     pub(crate) fn new(mut port: Box<dyn CompletionPort>, it: UnboundListener) -> io::Result<Self> {
         let listener = port.adopt_listener(it)?;
         port.submit(Op::Accept { listener }, listener.into());
-        Ok(Self { port, listener, clients: HashMap::new(), done: Vec::new() })
+        Ok(Self { port, clients: HashMap::new(), done: Vec::new() })
     }
 
     pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.port.wait(timeout, &mut self.done)?;
         for Done { token, outcome } in self.done.drain(..) {
-            if let Outcome::Accepted(socket) = outcome {
-                let socket = self.port.adopt(socket)?;
-                let gather = Some(Gather::new());
-                self.clients
-                    .insert(socket.into(), Client { socket, answer: None, gather, end: None });
-                self.port.submit(receive(socket), socket.into());
-            } else if let Outcome::AcceptEnded(_) = outcome {
-                self.port.submit(Op::Accept { listener: self.listener }, token);
-            } else if let Some(client) = self.clients.get_mut(&token)
-                && client.advance(outcome, &mut *self.port)
-            {
-                self.port.close(client.socket, Close::Graceful);
-                self.clients.remove(&token);
+            let (socket, outcome) = match outcome {
+                Outcome::AcceptEnded(_) => {
+                    self.port.submit(Op::Accept { listener: token.into() }, token);
+                    continue;
+                }
+                // A client begins as one whose credit is spent.
+                Outcome::Accepted(client) => {
+                    (self.port.adopt(client)?, Outcome::ReceiveEnded(ReceiveEnd::CreditSpent))
+                }
+                outcome => (token.into(), outcome),
+            };
+            let client = self.clients.entry(socket).or_default();
+            match outcome {
+                Outcome::Received(bytes) => (client.answer)
+                    .get_or_insert_with(|| self.port.buffers().take(bytes.len()))
+                    .extend_from_slice(&bytes),
+                Outcome::ReceiveEnded(end) => client.end = Some(end),
+                Outcome::Sent { mut gather, .. } => {
+                    gather.clear(); // also one that failed: so will receiving
+                    (client.gather, client.sends) = (gather, false);
+                }
+                _ => unreachable!("a client receives and sends"),
+            }
+            if client.sends {
+                continue;
+            }
+            if let Some(answer) = client.answer.take() {
+                let mut gather = mem::take(&mut client.gather);
+                gather.push(answer.freeze());
+                client.sends = true;
+                self.port.submit(Op::Send { socket, gather }, socket.into());
+            } else if let Some(ReceiveEnd::CreditSpent) = client.end {
+                client.end = None;
+                self.port.submit(Op::Receive { socket, credit_bytes: 16 * 1024 }, socket.into());
+            } else if client.end.is_some() {
+                self.clients.remove(&socket);
+                self.port.close(socket, Close::Graceful);
             }
         }
         Ok(())
     }
-}
-
-impl Client {
-    /// Takes in what happened and starts what comes next; true when nothing does.
-    fn advance(&mut self, outcome: Outcome, port: &mut dyn CompletionPort) -> bool {
-        let socket = self.socket;
-        match outcome {
-            Outcome::Received(bytes) => {
-                let answer = self.answer.get_or_insert_with(|| port.buffers().take(bytes.len()));
-                answer.extend_from_slice(&bytes);
-            }
-            Outcome::ReceiveEnded(end) => self.end = Some(end),
-            Outcome::Sent { gather, .. } => self.gather = Some(gather), // failed: so will receiving
-            _ => unreachable!("it receives and sends"),
-        }
-        let Some(mut gather) = self.gather.take() else { return false };
-        gather.clear();
-        if let Some(answer) = self.answer.take() {
-            gather.push(answer.freeze());
-            port.submit(Op::Send { socket, gather }, socket.into());
-            return false;
-        }
-        self.gather = Some(gather);
-        if let Some(ReceiveEnd::CreditSpent) = self.end {
-            self.end = None;
-            port.submit(receive(socket), socket.into());
-        }
-        self.end.is_some()
-    }
-}
-
-fn receive(socket: Socket) -> Op {
-    Op::Receive { socket, credit_bytes: 16 * 1024 }
 }

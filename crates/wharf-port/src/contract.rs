@@ -150,6 +150,14 @@ impl From<Socket> for Token {
     }
 }
 
+/// The socket whose name the token is, so that a program need not keep it beside. Of a token that is
+/// something else's name, a socket that is not open.
+impl From<Token> for Socket {
+    fn from(token: Token) -> Self {
+        Self { slot: (token.0 >> 32) as u32, generation: token.0 as u32 }
+    }
+}
+
 /// A socket bound to a port: slot and generation, never a descriptor, so that a stale one is
 /// noticed instead of naming the next connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
