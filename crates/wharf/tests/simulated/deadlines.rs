@@ -160,3 +160,14 @@ fn a_paused_session_is_not_received_from_and_goes_on_where_it_was() {
         sim.finish();
     });
 }
+
+/// A timer that a handler has set for later goes with its session: nothing is left over.
+#[test]
+fn a_handlers_timers_end_with_their_session() {
+    let Server { mut sim, closed } = server(Limits::default());
+    let client = sim.connect(ADDRESS, FRAMING);
+    client.send(b"pause for 1000");
+    sim.run();
+    sim.finish();
+    assert_eq!(closed.reasons(), [CloseReason::Drain]);
+}
