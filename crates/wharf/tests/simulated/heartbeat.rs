@@ -279,7 +279,7 @@ fn who_is_not_received_from_is_not_late() {
             }
             run.sim.run();
             // The receive that is under way above the soft mark goes on to the end of its credit.
-            (0..3).for_each(|_| client.send(&[b'x'; 8000]));
+            (0..5).for_each(|_| client.send(&[b'x'; 8000]));
             run.say(&client, "pong");
             run.sim.run_for(seconds(150));
             assert!(!client.is_closed(), "{why}: {:?}", run.noted.all());
