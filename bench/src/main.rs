@@ -7,6 +7,7 @@ mod cell;
 mod child;
 mod compare;
 mod contestant;
+mod copied;
 mod fanout;
 mod load;
 mod machine;
@@ -37,6 +38,8 @@ enum Command {
     Echo(compare::EchoArgs),
     /// Rooms: what a delivery costs, in wharf's chat and elsewhere; medians, spread and ratios
     Fanout(fanout::FanoutArgs),
+    /// What a frame that many connections share costs, copied and gathered, by its size
+    Copied(copied::CopiedArgs),
     /// Everything: echo, fan-out, storms, idle memory, latency at a rate, overload; writes docs/performance.md
     All(suite::SuiteArgs),
     /// Serve as one of the peers, pinned to a core
@@ -98,6 +101,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let all_right = fanout::run(&args)?;
             return Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Copied(args) => copied::run(&args)?,
         Command::FanPeer { peer, addr, core } => fanout::serve(peer, addr, core)?,
         Command::FanLoad(args) => {
             let report = fanout::run_load(&args)?;
