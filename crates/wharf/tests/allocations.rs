@@ -61,8 +61,14 @@ fn start(engine: Engine, dispatch: Dispatch) -> (Handle, SocketAddr) {
     let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
     // A frame that is never whole may declare as much as this.
     let hour = Some(std::time::Duration::from_secs(3600));
-    let limits =
-        Limits { frame_bytes_max: 64 << 20, heartbeat_interval: hour, ..Limits::default() };
+    // Who only listens is not let go, however long that takes here.
+    let limits = Limits {
+        frame_bytes_max: 64 << 20,
+        heartbeat_interval: hour,
+        first_frame_timeout: None,
+        idle_read_timeout: None,
+        ..Limits::default()
+    };
     let builder = Server::builder().workers(1).port(config).limits(limits).dispatch(dispatch);
     let (any, framing) = ("127.0.0.1:0", LengthField::u32_be());
     let server = match dispatch {

@@ -52,8 +52,9 @@ mod tests {
         } else {
             folder.path().join("c.sock")
         };
-        let _listener = Listener::bind(&path).unwrap();
-        connect(&path).unwrap();
+        let listener = Listener::bind(&path).unwrap();
+        let _own = connect(&path).unwrap();
+        let _accepted = listener.accept().unwrap(); // a pipe has no place for two that wait
         let error = connect_as("S-1-5-18", &path).unwrap_err().to_string();
         assert!(error.contains("and this is user S-1-5-18"), "{error}");
     }
