@@ -443,7 +443,7 @@ fn answer_wrongly(mut stream: &TcpStream, fault: Fault, wrong: u64) -> std::io::
                 frame.pop();
                 frame[0] -= 1;
             }
-            Fault::ChangesId => frame[4] = 2,
+            Fault::ChangesId => frame[4] = 3, // 2 is a heartbeat, which is no answer
             Fault::Closes => break,
         }
         frame.append(&mut held_back);
