@@ -17,7 +17,7 @@ pub(crate) const SIMULATIONS: [&str; 5] = [
 ];
 
 /// In one go of the tests, between which progress is shown.
-const SLICE: u64 = 500;
+const SLICE: u64 = 250;
 
 /// As a step of `ci`.
 pub(crate) fn short(root: &Path) -> Result<()> {

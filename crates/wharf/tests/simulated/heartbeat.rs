@@ -11,10 +11,10 @@ use wharf::{
     Reconnect, Result, Server, SessionId,
     framing::LengthField,
     port::Time,
-    testing::{Client, Faults, Simulation, for_seeds},
+    testing::{Client, Faults, Simulation},
 };
 
-use crate::support::{ADDRESS, FRAMING, TICK, seconds};
+use crate::support::{ADDRESS, FRAMING, TICK, for_few_seeds, seconds};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -194,7 +194,7 @@ impl Run {
 fn everywhere(limits: Limits, test: impl Fn(Run)) {
     for dispatch in [Dispatch::Inline, Dispatch::Threads(2)] {
         let run = |seed| test(Run::of(limits.clone(), dispatch, FlushPolicy::PerTurn, seed));
-        for_seeds(0..10, run);
+        for_few_seeds(0..10, run);
     }
 }
 
@@ -383,7 +383,7 @@ fn a_drain_ends_sessions_that_have_been_asked() {
 
 fn on_logic_threads(test: impl Fn(Run)) {
     let run = |seed| test(Run::of(limits(), Dispatch::Threads(1), FlushPolicy::PerTurn, seed));
-    for_seeds(0..10, run);
+    for_few_seeds(0..10, run);
 }
 
 /// What the logic thread has still to do is not the peer's lateness: neither the question nor the

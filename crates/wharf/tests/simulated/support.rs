@@ -1,6 +1,7 @@
 //! A server in the simulator whose frames say what it is to do, and what its sessions ended with.
 
 use std::{
+    ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use wharf::{
     CloseReason, Context, Frame, Handler, Limits, Result,
     framing::{Framing, LengthField},
     port::Time,
-    testing::{Client, Faults, Simulation},
+    testing::{Client, Faults, Simulation, for_seeds},
 };
 
 pub(crate) const ADDRESS: &str = "10.0.0.1:9000";
@@ -25,6 +26,16 @@ pub(crate) fn seconds(seconds: u64) -> Duration {
 /// A body as it goes over the wire.
 pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
     [&(body.len() as u16).to_be_bytes()[..], body].concat()
+}
+
+/// [`for_seeds`] for a test that takes long and hardly depends on the seed: of those beyond its own, every
+/// 25th.
+pub(crate) fn for_few_seeds(own: Range<u64>, test: impl Fn(u64)) {
+    for_seeds(own.clone(), |seed| {
+        if own.contains(&seed) || seed.is_multiple_of(25) {
+            test(seed);
+        }
+    });
 }
 
 /// Echoes, except for frames like `pause for 30` or `pause in 10 for 30`, in seconds, `log in`, and
