@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     cross, dist, docs, fuzz,
     process::{Cmd, target_folder},
-    readme, seeds, tidy,
+    readme, seeds, tidy, wine,
 };
 
 struct Step {
@@ -20,7 +20,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     Step { name: "fmt", what: "formatting", run: fmt },
     Step { name: "tidy", what: "rules that no compiler checks", run: tidy::run },
     Step { name: "docs", what: "every page and link of the book", run: docs::check },
@@ -38,6 +38,7 @@ const STEPS: [Step; 19] = [
     Step { name: "asan", what: "tests under the address sanitizer", run: address_sanitizer },
     Step { name: "tsan", what: "tests under the thread sanitizer", run: cross::thread_sanitizer },
     Step { name: "cross-check", what: "type-check for other systems", run: cross::check },
+    Step { name: "wine", what: "lints for Windows, and everything under Wine", run: wine::run },
     Step { name: "bench", what: "the bench workspace builds and is right", run: bench },
     Step { name: "readme", what: "what README.md tells a reader to run", run: readme::run },
 ];

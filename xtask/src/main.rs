@@ -58,7 +58,7 @@ fn run() -> Result<()> {
     let rest: Vec<String> = args.collect();
     match task.as_deref() {
         Some("ci") => ci::run(&root, &rest),
-        Some(task @ ("tidy" | "cross-check" | "tsan" | "readme")) => {
+        Some(task @ ("tidy" | "cross-check" | "tsan" | "wine" | "readme")) => {
             if let Some(extra) = rest.first() {
                 bail!("{task} takes no argument, found `{extra}`\n{USAGE}");
             }
@@ -66,7 +66,6 @@ fn run() -> Result<()> {
         }
         Some("instructions") if rest.is_empty() => instructions::run(&root),
         Some("docs") if rest.is_empty() => docs::run(&root),
-        Some("wine") if rest.is_empty() => wine::run(&root),
         Some("dist") => dist::run(&root, &rest),
         Some("seeds") => seeds::run(&root, &rest),
         Some("plant") => plant::run(&root, &rest),
