@@ -45,6 +45,8 @@ impl Reload {
         for (listener, limits) in network::listener_limits(&next)?.iter().enumerate() {
             handle.set_limits(listener, limits)?;
         }
+        // Whoever hears that it is done may connect at once: every worker that answers has taken it in.
+        handle.stats()?;
         drain.set_timeout(next.server.drain_timeout);
         self.settings = next;
         for line in &done.changed {
