@@ -123,8 +123,8 @@ impl Record {
 }
 
 impl Inbound {
-    /// The entry that arms this operation as `arm` says. With `cap`, the kernel stops at the credit
-    /// or before it.
+    /// The entry that arms this operation as `arm` says. With `cap`, the kernel ends it by
+    /// itself at the credit, or before.
     #[inline]
     pub(super) fn entry(
         &self,
