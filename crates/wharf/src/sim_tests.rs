@@ -100,6 +100,7 @@ impl Handler for Asking {
 
     fn on_frame(&mut self, cx: &mut Context<'_, usize>, frame: Frame<'_>) -> Result {
         self.0.borrow_mut().push(Event::Frame(cx.id(), frame.body().len()));
+        assert!(*cx.data() < 3, "a frame behind the end that the handler has asked for");
         if frame.body()[0] < POSTED {
             *cx.data() += 1;
             let count = *cx.data();

@@ -1,5 +1,5 @@
-//! Whole servers with handlers on logic threads, all of it turned by the seed: frames, keyed jobs,
-//! offloaded work, holds, logic that falls behind, and a network with every fault.
+//! Whole servers with handlers on the workers and on logic threads, all of it turned by the seed: frames,
+//! keyed jobs, offloaded work, holds, logic that falls behind, and a network with every fault.
 
 use std::sync::{
     Arc,
@@ -116,7 +116,12 @@ struct Ending {
     stats: Stats,
 }
 
-fn simulation(seed: u64, faults: Faults) -> Simulation {
+/// One logic thread or several.
+fn threads(seed: u64) -> Dispatch {
+    Dispatch::Threads(1 + (seed % 3) as usize)
+}
+
+fn simulation(seed: u64, dispatch: Dispatch, faults: Faults) -> Simulation {
     let limits = Limits {
         first_frame_timeout: None,
         frame_timeout: None,
@@ -127,13 +132,12 @@ fn simulation(seed: u64, faults: Faults) -> Simulation {
     };
     let busy = Busy::default();
     let server = Server::builder().workers(1 + (seed % 2) as usize).limits(limits);
-    let server = server.dispatch(Dispatch::Threads(1 + (seed % 3) as usize));
-    let server = server.listen(ADDRESS, FRAMING, move || Serving(busy.clone()));
+    let server = server.dispatch(dispatch).listen(ADDRESS, FRAMING, move || Serving(busy.clone()));
     server.simulate(seed, faults).unwrap()
 }
 
-fn run(seed: u64, faults: Faults) -> Ending {
-    let (lossless, mut sim) = (faults == Faults::none(), simulation(seed, faults));
+fn run(seed: u64, dispatch: Dispatch, faults: Faults) -> Ending {
+    let (lossless, mut sim) = (faults == Faults::none(), simulation(seed, dispatch, faults));
     let connect = |_| Asking { client: sim.connect(ADDRESS, FRAMING), sent: 0 };
     let mut all: Vec<Asking> = (0..CLIENTS).map(connect).collect();
     for _ in 0..150 {
@@ -172,19 +176,30 @@ fn run(seed: u64, faults: Faults) -> Ending {
 
 #[test]
 fn with_logic_threads_everything_is_answered_in_order() {
-    for_seeds(0..100, |seed| _ = run(seed, Faults::none()));
+    for_seeds(0..100, |seed| _ = run(seed, threads(seed), Faults::none()));
 }
 
 #[test]
 fn with_logic_threads_and_every_fault_who_is_left_is_answered() {
-    for_seeds(8000..8100, |seed| _ = run(seed, Faults::rough()));
+    for_seeds(8000..8100, |seed| _ = run(seed, threads(seed), Faults::rough()));
 }
 
 #[test]
 fn with_logic_threads_the_same_seed_gives_the_same_run() {
     for_seeds(9000..9010, |seed| {
-        let first = run(seed, Faults::rough());
-        assert_eq!(first, run(seed, Faults::rough()));
-        assert_ne!(first.trace, run(seed + 1000, Faults::rough()).trace);
+        let run = |seed| run(seed, threads(seed), Faults::rough());
+        let first = run(seed);
+        assert_eq!(first, run(seed));
+        assert_ne!(first.trace, run(seed + 1000).trace);
     });
+}
+
+#[test]
+fn on_the_workers_everything_is_answered_in_order() {
+    for_seeds(100..200, |seed| _ = run(seed, Dispatch::Inline, Faults::none()));
+}
+
+#[test]
+fn on_the_workers_and_with_every_fault_who_is_left_is_answered() {
+    for_seeds(8100..8200, |seed| _ = run(seed, Dispatch::Inline, Faults::rough()));
 }

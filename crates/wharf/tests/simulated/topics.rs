@@ -138,6 +138,20 @@ impl Asking {
         bodies.into_iter().map(parse).collect()
     }
 
+    fn is_closed(&self) -> bool {
+        match &self.wire {
+            Wire::Length(client) => client.is_closed(),
+            Wire::Lines(client) => client.is_closed(),
+        }
+    }
+
+    fn reset(&self) {
+        match &self.wire {
+            Wire::Length(client) => client.reset(),
+            Wire::Lines(client) => client.reset(),
+        }
+    }
+
     /// Of its own it has exactly what it must have; of others, in the order in which they made it.
     fn check(&self) {
         let mut last = BTreeMap::new();
@@ -225,33 +239,67 @@ fn nothing_that_is_published_is_missing() {
     });
 }
 
+/// Guests who subscribe, publish and leave while the network does everything that it can.
+fn guests_with_faults(seed: u64) -> (Simulation, Vec<Asking>) {
+    let mut sim = hall(seed, Faults::rough());
+    let mut guests: Vec<_> = (0..8).map(|name| Asking::new(&mut sim, name)).collect();
+    for round in 0..80 {
+        let guest = sim.random(8) as usize;
+        let topic = sim.random(TOPICS) as u8;
+        guests[guest].ask(&[Ask::Subscribe(topic), Ask::Publish(topic), Ask::Send]);
+        if round == 40 {
+            guests[0].reset();
+            guests[0] = Asking::new(&mut sim, 9);
+        }
+        (0..sim.random(60)).for_each(|_| _ = sim.step());
+    }
+    sim.run();
+    (sim, guests)
+}
+
 /// Whatever the network does: nothing is out of order or twice, and nothing is left over.
 #[test]
 fn with_faults_order_is_kept() {
     for_seeds(500..560, |seed| {
-        let mut sim = hall(seed, Faults::rough());
-        let mut guests: Vec<_> = (0..8).map(|name| Asking::new(&mut sim, name)).collect();
-        for round in 0..80 {
-            let guest = sim.random(8) as usize;
-            let topic = sim.random(TOPICS) as u8;
-            let asks = [Ask::Subscribe(topic), Ask::Publish(topic), Ask::Send];
-            guests[guest].ask(&asks);
-            if round == 40 {
-                match &guests[0].wire {
-                    Wire::Lines(client) => client.reset(),
-                    Wire::Length(client) => client.reset(),
-                }
-                guests[0] = Asking::new(&mut sim, 9);
-            }
-            (0..sim.random(60)).for_each(|_| _ = sim.step());
-        }
-        sim.run();
+        let (sim, guests) = guests_with_faults(seed);
         for guest in &guests {
             let mut last = BTreeMap::new();
             for (who, _, number) in guest.received() {
                 let before = last.insert(who, number).unwrap_or(0);
                 assert!(number > before, "{number} of {who} after {before}");
             }
+        }
+        sim.finish();
+    });
+}
+
+/// When whatever went wrong is over, who is left has had an answer to all that it asked, and hears all
+/// that anybody publishes, on whichever worker.
+#[test]
+fn after_every_fault_who_is_left_hears_everybody() {
+    for_seeds(600..660, |seed| {
+        let (mut sim, mut guests) = guests_with_faults(seed);
+        sim.set_faults(Faults::none());
+        sim.run_for(seconds(5));
+        guests.retain(|guest| !guest.is_closed());
+        guests.iter().for_each(Asking::check);
+        for guest in &mut guests {
+            (0..TOPICS as u8).for_each(|topic| guest.ask(&[Ask::Subscribe(topic)]));
+        }
+        sim.run();
+        let mut said = Vec::new();
+        for guest in &mut guests {
+            for topic in 0..TOPICS as u8 {
+                guest.ask(&[Ask::Publish(topic)]);
+                said.push((guest.name, topic, guest.made));
+            }
+        }
+        sim.run();
+        for guest in &guests {
+            guest.check();
+            let received = guest.received();
+            let missing: Vec<_> = said.iter().filter(|one| !received.contains(one)).collect();
+            assert!(missing.is_empty(), "{} has not heard {missing:?}", guest.name);
         }
         sim.finish();
     });
