@@ -93,6 +93,16 @@ fn merged(now: &Settings, loaded: &Settings) -> Settings {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::{Read as _, Write as _};
+    use std::net::{Shutdown, TcpStream};
+    use std::sync::{Arc, Mutex, mpsc};
+    use std::thread;
+    use std::time::Duration;
+
+    use wharf::framing::Lines;
+    use wharf::{Context, Frame, Handler, Server};
+
     use super::*;
 
     #[test]
@@ -162,5 +172,74 @@ mod tests {
             ["limits.frame_bytes_max = \"16KiB\" (env WHARF_LIMITS_FRAME_BYTES_MAX), was \"8KiB\""]
         );
         assert_eq!(done.restart, ["server.spin_us = 5 (env WHARF_SPIN_US), was 0"]);
+    }
+
+    /// Says that it is busy with a frame, and stays so until it is told.
+    #[derive(Clone)]
+    struct Busy {
+        is_busy: mpsc::Sender<()>,
+        go_on: Arc<Mutex<mpsc::Receiver<()>>>,
+    }
+
+    impl Handler for Busy {
+        type Session = ();
+
+        fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> wharf::Result {
+            let _ = self.is_busy.send(());
+            // Where the test has failed, nobody tells it any more.
+            let _ = self.go_on.lock().unwrap().recv();
+            Ok(cx.send(frame.body())?)
+        }
+    }
+
+    /// It is not done while a worker has the old limits: whoever hears of it may connect at once.
+    #[test]
+    fn a_reload_is_done_when_a_busy_worker_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("wharf.toml");
+        let write = |bytes: u32| {
+            let served = "[server]\nchat = \"off\"\necho = [\"lines@127.0.0.1:0\"]\n";
+            fs::write(&file, format!("{served}[limits]\nframe_bytes_max = {bytes}\n")).unwrap();
+        };
+        write(100);
+        let sources = Sources { directory: directory.path().to_owned(), ..Sources::default() };
+        let settings = settings::load(sources.clone()).unwrap().settings;
+        let ((is_busy, busy), (go_on, told)) = (mpsc::channel(), mpsc::channel());
+        let handler = Busy { is_busy, go_on: Arc::new(Mutex::new(told)) };
+        let server = Server::builder().workers(1);
+        let server = server.limits(network::listener_limits(&settings).unwrap().remove(0));
+        let server = server.listen("127.0.0.1:0", Lines, move || handler.clone());
+        let handle = server.start().unwrap();
+        let connect = || TcpStream::connect(handle.local_addrs()[0]).unwrap();
+        let drain = Drain::new(handle.clone(), Duration::from_secs(1));
+        let mut reload = Reload::new(sources, settings);
+
+        let mut before = connect();
+        before.write_all(b"keeps it busy\n").unwrap();
+        busy.recv().unwrap();
+        write(10);
+        let (done, is_done) = mpsc::channel();
+        let theirs = handle.clone();
+        let reloading = thread::spawn(move || done.send(reload.run(&theirs, &drain)).unwrap());
+        // As long as the worker is busy; that it is for so long proves nothing but a wrong answer.
+        let too_soon = is_done.recv_timeout(Duration::from_millis(300));
+        assert!(too_soon.is_err(), "the worker cannot have heard of it: {too_soon:?}");
+        go_on.send(()).unwrap();
+        assert_eq!(is_done.recv().unwrap().unwrap().changed.len(), 1);
+        reloading.join().unwrap();
+
+        drop(go_on);
+        let mut answer = Vec::new();
+        let mut after = connect();
+        after.write_all(b"longer than ten\n").unwrap();
+        after.shutdown(Shutdown::Write).unwrap();
+        // A reset is an end, too.
+        let _ = after.read_to_end(&mut answer);
+        assert_eq!(answer, b"", "it has the new limit");
+        before.shutdown(Shutdown::Write).unwrap();
+        before.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"keeps it busy\n");
+        handle.drain(Duration::from_secs(1));
+        handle.join().unwrap();
     }
 }
