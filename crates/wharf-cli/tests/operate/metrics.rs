@@ -74,26 +74,32 @@ fn what_is_counted_is_shown() {
 /// What peers do wrong is on the page under its reason, and somebody else is answered all the while.
 #[test]
 fn bad_input_is_counted_under_its_reason() {
-    let mut arguments = vec!["--metrics", "127.0.0.1:0", "--echo", "u32be@127.0.0.1:0"];
-    arguments.extend(["--max-sessions", "20"]);
+    let mut arguments = vec!["--metrics", "127.0.0.1:0", "--max-sessions", "20"];
+    arguments.extend(["--echo", "u32be@127.0.0.1:0", "--echo", "tutorial@127.0.0.1:0"]);
     arguments.extend(["--limits-first-frame-timeout", "1s", "--limits-frame-timeout", "1s"]);
     arguments.extend(["--limits-idle-write-timeout", "1s"]);
     let serving = Serving::start(&arguments);
     let page = || page(serving.told("metrics").parse().unwrap());
-    let mut echoes = serving.told("echo").split(',').map(|echo| echo.parse().unwrap());
-    let (lines, counted): (SocketAddr, SocketAddr) =
-        (echoes.next().unwrap(), echoes.next().unwrap());
+    let echoes: Vec<SocketAddr> =
+        serving.told("echo").split(',').map(|echo| echo.parse().unwrap()).collect();
+    let [lines, counted, tutorial] = echoes[..] else { panic!("{echoes:?}") };
     let mut other = Client::to(lines);
     other.echo("before");
     let frame = |body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], body].concat();
-    let peer = |sends: &[u8]| {
-        let mut peer = Client::to(counted);
+    let peer_of = |address, sends: &[u8]| {
+        let mut peer = Client::to(address);
         peer.0.write_all(sends).unwrap();
         peer
     };
+    let peer = |sends: &[u8]| peer_of(counted, sends);
     let begun = [frame(b"whole"), frame(b"half")[..6].to_vec()].concat();
     let late = [peer(b""), peer(&[0, 0]), peer(&begun)];
     let broken = [8 * 1024 + 1, 1 << 31, u32::MAX].map(|length: u32| peer(&length.to_be_bytes()));
+    // Shorter than the header that the length counts.
+    let short = [0, 1, 4].map(|length| peer_of(tutorial, &[length, 0, 7, 0, 0]));
+    let rude = peer(&frame(b"does not read what it asked for"));
+    rude.0.peek(&mut [0; 1]).unwrap();
+    drop(rude); // with something unread, which is a reset
     let ends = peer(&frame(b"the last"));
     ends.0.shutdown(std::net::Shutdown::Write).unwrap();
     let deaf = peer(&frame(b"never reads"));
@@ -106,8 +112,9 @@ fn bad_input_is_counted_under_its_reason() {
     for (reason, count) in [
         ("first_frame_timeout", 2.0),
         ("frame_timeout", 1.0),
-        ("protocol", 3.0),
+        ("protocol", 6.0),
         ("peer_closed", 1.0),
+        ("reset", 1.0),
         ("idle_write", 1.0),
     ] {
         let name = format!("wharf_closed_total{{reason=\"{reason}\"}}");
@@ -118,7 +125,7 @@ fn bad_input_is_counted_under_its_reason() {
         wait_until(counted, || format!("{count} of {reason} in\n{}", page()));
     }
     assert!(floods.join().unwrap(), "it is cut off");
-    drop((late, broken, ends, deaf));
+    drop((late, broken, short, ends, deaf));
     wait_until(|| value(&page(), "wharf_sessions") == 1.0, page);
     let many: Vec<Client> = (0..25).map(|_| Client::to(lines)).collect();
     // Those who are in are in time.
@@ -129,7 +136,7 @@ fn bad_input_is_counted_under_its_reason() {
     drop(many);
 }
 
-/// The page for operators and what the program serves are one list.
+/// The page for operators and what the program serves are one list, of metrics and of reasons.
 #[test]
 fn every_metric_is_in_the_documentation() {
     let (_serving, address) = serving();
@@ -148,6 +155,15 @@ fn every_metric_is_in_the_documentation() {
     let served: BTreeSet<&str> =
         served.iter().map(|name| name.strip_prefix("wharf_").expect("ours")).collect();
     assert_eq!(listed, served, "docs/operations.md lists other metrics than are served");
+    let reasons: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("wharf_closed_total{reason=\"")?.split('"').next())
+        .collect();
+    let (_, section) = documented.split_once("\n## Why sessions end\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let rows: BTreeSet<&str> = rows.collect();
+    assert_eq!(rows, reasons, "docs/operations.md lists other reasons than are served");
 }
 
 #[test]
