@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 20] = [
+const STEPS: [Step; 19] = [
     Step { name: "fmt", what: "formatting", run: fmt },
     Step { name: "tidy", what: "rules that no compiler checks", run: tidy::run },
     Step { name: "docs", what: "every page and link of the book", run: docs::check },
@@ -32,8 +33,7 @@ const STEPS: [Step; 20] = [
     Step { name: "seeds", what: "the simulations with 2,000 seeds", run: seeds::short },
     Step { name: "fuzz", what: "every fuzz target for a few seconds", run: fuzz::short },
     Step { name: "doc", what: "documentation without warnings", run: doc },
-    Step { name: "doctest", what: "examples in the documentation", run: doctest },
-    Step { name: "package", what: "what would be published builds alone", run: package },
+    Step { name: "package", what: "what would be published compiles alone", run: package },
     Step { name: "dist", what: "what a release archive holds, and its unit", run: dist::short },
     Step { name: "asan", what: "tests under the address sanitizer", run: address_sanitizer },
     Step { name: "tsan", what: "tests under the thread sanitizer", run: cross::thread_sanitizer },
@@ -43,12 +43,19 @@ const STEPS: [Step; 20] = [
     Step { name: "readme", what: "what README.md tells a reader to run", run: readme::run },
 ];
 
+/// What would be published, each behind those that it depends on.
+const PUBLISHED: [&str; 4] = ["wharf-port", "wharf", "wharf-chat", "wharf-cli"];
+
 /// What the sanitizers watch, a call of cargo each: of `wharf` the tests with real sockets and threads,
 /// as the others have one thread and no memory but that which the language guards.
 pub(crate) const SANITIZED: [&str; 2] = [
     "-p wharf-port --tests",
     "-p wharf --lib --test server --test logic --test failed_start --test signals_taken",
 ];
+
+/// Each read of a variable that the compiler could have kept in a register is watched, too, if nothing is
+/// optimised: that takes most of the time, and finds nothing.
+pub(crate) const SANITIZED_OPT_LEVEL: &str = "1";
 
 /// Of the library's own tests those that have one thread as well, and would take minutes under a
 /// sanitizer.
@@ -120,21 +127,22 @@ fn test_xtask(root: &Path) -> Result<()> {
     Cmd::line(root, "cargo test --locked -p xtask").run()
 }
 
-/// Those tests that open an engine which they do not name; the others run on each of them anyway.
+/// Those tests that run on one engine, which the environment names; the others run on each of them anyway.
+/// In one call, and of the packages that `cargo test` takes: then nothing is built again.
 fn test_poll(root: &Path) -> Result<()> {
-    let tests = [
-        "-p wharf-port --test no_alloc --test signals --test descriptors",
-        "-p wharf --test allocations --test failed_start --test router --test signals_taken",
-        "-p wharf-chat --test overload --test protocol --test redis",
-        "-p wharf-cli -p wharf-examples --tests",
-    ];
-    for tests in tests {
-        Cmd::line(root, "cargo test --locked")
-            .args(tests.split_whitespace())
-            .env("WHARF_ENGINE", "poll")
-            .run()?;
+    let named = "router overload protocol redis chat layers starters step02_allocations";
+    let mut tests: BTreeSet<String> = named.split(' ').map(str::to_owned).collect();
+    for entry in fs::read_dir(root.join("crates/wharf-cli/tests"))? {
+        let path = entry?.path();
+        if path.extension().is_some() || path.join("main.rs").exists() {
+            tests.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+        }
     }
-    Ok(())
+    Cmd::line(root, "cargo test --locked --example arena")
+        .args(tests.iter().map(|test| format!("--test={test}")))
+        .env("WHARF_ENGINE", "poll")
+        .limit_minutes(15)
+        .run()
 }
 
 fn doc(root: &Path) -> Result<()> {
@@ -143,26 +151,44 @@ fn doc(root: &Path) -> Result<()> {
         .run()
 }
 
-fn doctest(root: &Path) -> Result<()> {
-    Cmd::line(root, "cargo test --locked --workspace --doc").run()
-}
-
-/// In a new folder each time: cargo keeps what it unpacked from the packages of a folder, and would
-/// check the crates of an earlier run against each other when nothing but their source has changed.
+/// What would be published holds all that it needs: each package is unpacked and type-checked, with the
+/// others of them and nothing of the checkout. Cargo's own check builds each with everything that it
+/// depends on, which takes minutes; here the dependencies are those that clippy has checked already.
 fn package(root: &Path) -> Result<()> {
-    let built = tempfile::tempdir_in(target_folder(root)?)?;
-    Cmd::line(root, "cargo package --locked --allow-dirty")
-        .args(["-p", "wharf-port", "-p", "wharf", "-p", "wharf-chat", "-p", "wharf-cli"])
-        .arg("--target-dir")
-        .arg(built.path().display().to_string())
-        .run()
+    let folder = tempfile::tempdir()?;
+    let packed = folder.path().join("packed");
+    let mut cargo = Cmd::line(root, "cargo package --locked --allow-dirty --no-verify");
+    for name in PUBLISHED {
+        cargo = cargo.args(["-p", name]);
+    }
+    cargo.arg("--target-dir").arg(packed.display().to_string()).run()?;
+    let unpacked = folder.path().join("unpacked");
+    fs::create_dir(&unpacked)?;
+    let version = env!("CARGO_PKG_VERSION");
+    for name in PUBLISHED {
+        let archive = packed.join(format!("package/{name}-{version}.crate"));
+        dist::unpack_tar_gz(&archive, &unpacked)?;
+    }
+    let patches = PUBLISHED.map(|name| format!("{name} = {{ path = \"{name}-{version}\" }}\n"));
+    let workspace = "[workspace]\nresolver = \"3\"\nmembers = [\"*\"]\n\n[patch.crates-io]\n";
+    fs::write(unpacked.join("Cargo.toml"), workspace.to_owned() + &patches.concat())?;
+    // The same versions: nothing has to be looked up.
+    fs::copy(root.join("Cargo.lock"), unpacked.join("Cargo.lock"))?;
+    for name in PUBLISHED {
+        // One by one: what another one asks of a dependency must not help.
+        Cmd::line(&unpacked, "cargo check -p")
+            .args([name, "--target-dir"])
+            .arg(target_folder(root)?.display().to_string())
+            .run()?;
+    }
+    Ok(())
 }
 
 /// Runs the tests that loom drives, which lie beside what they test and exist only under its flag. A
 /// folder of its own for what is built: the flag would otherwise throw away what the other steps
 /// have built.
 fn loom(root: &Path) -> Result<()> {
-    let said = Cmd::line(root, "cargo test --locked --release --target-dir target/loom")
+    let said = Cmd::line(root, "cargo test --locked --profile seeds --target-dir target/loom")
         .args(["-p", "wharf-port", "--lib", "loom"])
         .env("RUSTFLAGS", "--cfg loom")
         .output()?;
@@ -178,6 +204,7 @@ fn address_sanitizer(root: &Path) -> Result<()> {
         Cmd::line(root, "cargo test --locked")
             .args(tests.split_whitespace())
             .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/asan"])
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", SANITIZED_OPT_LEVEL)
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", "-Zsanitizer=address --cfg wharf_asan")
             .arg("--")
@@ -216,8 +243,14 @@ fn bench(root: &Path) -> Result<()> {
     let folder = root.join("bench");
     ensure!(folder.join("Cargo.toml").exists(), "bench/Cargo.toml is missing");
     Cmd::line(&folder, "cargo fmt --all --check").run()?;
-    Cmd::line(&folder, "cargo clippy --locked --workspace --all-targets -- -D warnings").run()?;
-    Cmd::line(&folder, "cargo test --locked --workspace").run()
+    // Where the rest is built: what both depend on is there already.
+    let cargo = |what: &str| {
+        let target = target_folder(root)?.display().to_string();
+        let cargo = Cmd::line(&folder, what).env("CARGO_TARGET_DIR", target);
+        anyhow::Ok(cargo.args("--locked --workspace".split(' ')))
+    };
+    cargo("cargo clippy")?.args("--all-targets -- -D warnings".split(' ')).run()?;
+    cargo("cargo test")?.run()
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub(crate) fn thread_sanitizer(root: &Path) -> Result<()> {
         toolchain
             .cargo(root)
             .env("RUSTFLAGS", flags.as_str())
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", ci::SANITIZED_OPT_LEVEL)
             .env("WHARF_SEEDS", "0..10")
             .args(["test", "-Zbuild-std=std,panic_unwind,test,proc_macro", "--locked"])
             .args(tests.split_whitespace())

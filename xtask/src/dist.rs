@@ -303,6 +303,11 @@ fn check_references(entries: &[Entry]) -> Result<()> {
 /// Pages of the archive that are about more than what is in it.
 const OF_THE_REPOSITORY: [&str; 3] = ["CHANGELOG.md", "README.ko.md", "README.md"];
 
+/// As cargo's packages are, too.
+pub(crate) fn unpack_tar_gz(archive: &Path, into: &Path) -> Result<()> {
+    archive::unpack(Form::TarGz, archive, into).with_context(|| shown(archive))
+}
+
 fn program_name(is_windows: bool) -> &'static str {
     if is_windows { "wharf.exe" } else { "wharf" }
 }

@@ -66,5 +66,6 @@ fn install(root: &Path) -> Result<()> {
         return Ok(());
     }
     println!("installing cargo-fuzz");
-    Cmd::line(root, "cargo install --locked --quiet cargo-fuzz").run()
+    // It only calls cargo: optimising it takes longer than it ever runs.
+    Cmd::line(root, "cargo install --locked --quiet --debug cargo-fuzz").run()
 }

@@ -44,20 +44,23 @@ const CHECKED: [&str; 3] = [
     "rust-web-clippy_1.96.0+dfsg1-1~deb12u2_amd64.deb",
     "wine64_8.0~repack-4_amd64.deb",
 ];
-/// What is linted of each package, and which of its tests are run. Programs of tests that have nothing
-/// but simulated servers, or nothing of a system at all, are not named: they are the same everywhere,
-/// and would take most of the time. Nor are those of the course that run the compiler.
-const CHECKED_PACKAGES: [(&str, &str, &str); 5] = [
-    ("wharf-port", "--all-targets", "--lib --test conformance --test no_alloc"),
-    ("wharf", "--all-targets", "--lib --test server --test allocations --test router"),
-    ("wharf-chat", "--all-targets", "--lib --test engines --test protocol --test overload"),
-    ("wharf-cli", "--all-targets", "--lib --bins --tests"),
-    (
-        "wharf-examples",
-        "--examples --test steps --test chat --test layers",
-        "--examples --test steps --test chat --test layers",
-    ),
+/// What is linted, a call each.
+const LINTED: [&str; 2] = [
+    "-p wharf-port -p wharf -p wharf-chat -p wharf-cli --all-targets",
+    "-p wharf-examples --examples --test steps --test chat --test layers",
 ];
+
+/// Which tests are run. Those programs that have nothing but simulated servers, or nothing of a system at
+/// all, are not named: they are the same everywhere, and would take most of the time. Nor are those of the
+/// course that run the compiler. In one call: cargo builds what several packages need once then.
+const TESTS: &str = "-p wharf-port -p wharf -p wharf-chat -p wharf-cli -p wharf-examples \
+    --lib --bins --examples \
+    --test conformance --test no_alloc \
+    --test server --test allocations --test router \
+    --test engines --test protocol --test overload \
+    --test absurd --test attack --test chat --test console --test load --test load_arena \
+    --test load_chat --test operate --test program --test signals \
+    --test steps --test layers";
 /// Of the others those with one thread and no system, as for the sanitizers. The attacks are on the list
 /// of what Wine cannot judge.
 const NOT_WINDOWS: [&str; 6] =
@@ -79,20 +82,19 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let toolchain = Toolchain::open(&cache)?;
     let wine = Wine::open(&cache)?;
     let cargo = |what: &str| wine.cargo(&toolchain, root, &cache, what);
-    // Building takes longer than running, the first time.
-    for (package, linted, tests) in CHECKED_PACKAGES {
+    for linted in LINTED {
         cargo("clippy")
-            .args(["-p", package])
             .args(linted.split_whitespace())
             .args(["--", "-D", "warnings"])
             // For this target it takes a `const` that is there for one that is missing.
             .args(["-A", "clippy::missing_const_for_thread_local"])
             .limit_minutes(20)
             .run()?;
-        let test = cargo("test").args(["-p", package]).args(tests.split_whitespace());
-        test.clone().arg("--no-run").limit_minutes(20).run()?;
-        test.arg("--").args(NO_SIMULATIONS).args(NOT_WINDOWS).limit_minutes(25).run()?;
     }
+    // Building takes longer than running, the first time.
+    let test = cargo("test").args(TESTS.split_whitespace());
+    test.clone().arg("--no-run").limit_minutes(30).run()?;
+    test.arg("--").args(NO_SIMULATIONS).args(NOT_WINDOWS).limit_minutes(40).run()?;
     cargo("build").args(["-p", "wharf-port", "--example", "port_echo"]).limit_minutes(20).run()?;
     let built = cache.join("wine-target").join(TARGET).join("debug");
     load(root, &wine, &built)?;
