@@ -154,7 +154,52 @@ impl RecvPool {
         match &self.free {
             FreeList::Stack(free) => free.borrow_mut().push(id),
             #[cfg(target_os = "linux")]
-            FreeList::Ring(ring) => ring.provide(self.address(id), self.buffer_bytes, id),
+            FreeList::Ring(ring) => {
+                if !ring.keep_aside(id) {
+                    ring.provide(self.address(id), self.buffer_bytes, id);
+                }
+            }
+        }
+    }
+
+    /// The kernel has taken a buffer out of the ring.
+    #[cfg(target_os = "linux")]
+    #[inline]
+    pub(crate) fn note_taken(&self) {
+        if let Some(ring) = self.ring() {
+            ring.note_taken();
+        }
+    }
+
+    /// Puts into the ring what the next turn is likely to take; all there is where receives wait for
+    /// buffers (`is_short`).
+    #[cfg(target_os = "linux")]
+    #[inline]
+    pub(crate) fn fill_ring(&self, is_short: bool) {
+        let Some(ring) = self.ring() else { return };
+        if is_short {
+            ring.want_all();
+        } else {
+            ring.adapt();
+        }
+        self.provide_missing(ring);
+    }
+
+    /// Puts all into the ring, as a receive has found none there; whether there is one now.
+    #[cfg(target_os = "linux")]
+    #[cold]
+    pub(crate) fn lengthen_ring(&self) -> bool {
+        let Some(ring) = self.ring() else { return false };
+        ring.want_all();
+        self.provide_missing(ring);
+        !ring.is_empty()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[inline]
+    fn provide_missing(&self, ring: &crate::uring::BufRing) {
+        while let Some(id) = ring.missing() {
+            ring.provide(self.address(id), self.buffer_bytes, id);
         }
     }
 
@@ -466,8 +511,14 @@ impl fmt::Debug for Frame {
 }
 
 /// Frames that leave in one send, in order: at most [`Gather::FRAMES_MAX`] of them.
+///
+/// A pointer, which is moved often on the way of a send: into the operation, into the record of it, out
+/// again, into its completion. What was just written part by part is slow to move as a whole.
 #[derive(Debug, Default)]
-pub struct Gather {
+pub struct Gather(Option<Box<Gathered>>);
+
+#[derive(Debug, Default)]
+struct Gathered {
     frames: Vec<Frame>,
     bytes: usize,
 }
@@ -486,47 +537,51 @@ impl Gather {
     ///
     /// # Panics
     /// If there are [`Self::FRAMES_MAX`] already, or `frame` is empty.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "called with a frame just made it would wait for it")]
+    #[inline(always)]
     pub fn push(&mut self, frame: Frame) {
-        assert!(self.frames.len() < Self::FRAMES_MAX, "a gather takes 64 frames");
-        assert!(!frame.is_empty(), "an empty frame cannot be sent");
-        self.bytes += frame.len();
-        self.frames.push(frame);
+        let gathered = self.0.get_or_insert_default();
+        assert!(gathered.frames.len() < Self::FRAMES_MAX, "a gather takes 64 frames");
+        assert!(frame.len > 0, "an empty frame cannot be sent");
+        gathered.bytes += frame.len as usize;
+        gathered.frames.push(frame);
     }
 
     /// The frames.
     #[inline]
     #[must_use]
     pub fn frames(&self) -> &[Frame] {
-        &self.frames
+        self.0.as_ref().map_or(&[], |gathered| &gathered.frames)
     }
 
     /// Bytes in all frames.
     #[inline]
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.0.as_ref().map_or(0, |gathered| gathered.bytes)
     }
 
     /// Whether there are no frames.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.frames().is_empty()
     }
 
     /// Whether no further frame fits.
     #[inline]
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.frames.len() == Self::FRAMES_MAX
+        self.frames().len() == Self::FRAMES_MAX
     }
 
     /// Drops the frames and keeps the room for them.
     #[inline]
     pub fn clear(&mut self) {
-        self.frames.clear();
-        self.bytes = 0;
+        if let Some(gathered) = &mut self.0 {
+            gathered.frames.clear();
+            gathered.bytes = 0;
+        }
     }
 }
 
@@ -538,8 +593,13 @@ impl From<Frame> for Gather {
     }
 }
 
-/// Sizes of pooled blocks: an answer, a few answers, a page, a large frame, a whole gather.
-const CLASS_BYTES: [usize; 5] = [256, 1024, 4096, 16 * 1024, 64 * 1024];
+/// Sizes of pooled blocks: an answer, a few answers, a page, a large frame, a whole gather. The last three
+/// with room for a header, as bodies like to have round lengths.
+const CLASS_BYTES: [usize; 5] =
+    [256, 1024, 4096 + HEADER_BYTES, 16 * 1024 + HEADER_BYTES, 64 * 1024 + HEADER_BYTES];
+
+/// The longest header that a framing with a length field can have, rounded up.
+const HEADER_BYTES: usize = 256;
 
 /// Free memory that a pool keeps per class; what comes back beyond that is freed.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -593,7 +653,7 @@ mod tests {
             let mut buf = pool.take(200);
             let mut expected = Vec::new();
             for (added, capacity) in
-                [(200, 256), (56, 256), (1, 1024), (5000, 16 * 1024), (70_000, 75_257)]
+                [(200, 256), (56, 256), (1, 1024), (5000, 16_640), (70_000, 75_257)]
             {
                 let bytes: Vec<u8> = (0..added).map(|i| ((i * 7) >> 3) as u8).collect();
                 buf.extend_from_slice(&bytes);

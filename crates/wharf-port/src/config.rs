@@ -9,10 +9,11 @@ use crate::contract::Engine;
 pub struct Config {
     /// Which backend.
     pub engine: EngineChoice,
-    /// Receive buffers of the port. All of them become resident with time, since they are used in
-    /// turn; an idle connection holds none.
+    /// Receive buffers of the port. An idle connection holds none, and no more of them are touched than
+    /// turns take.
     pub receive_buffers: u16,
-    /// Size of each receive buffer, in bytes.
+    /// Size of each receive buffer, in bytes. Of a large one only those pages become resident that what
+    /// arrives reaches.
     pub receive_buffer_bytes: u32,
     /// How long to look for completions before sleeping. Spares one connection's answer the wake-up
     /// of an idle processor, at the price of a busy one.
@@ -35,7 +36,7 @@ impl Default for Config {
         Self {
             engine: EngineChoice::Auto,
             receive_buffers: 512,
-            receive_buffer_bytes: 4096,
+            receive_buffer_bytes: 17 * 1024,
             spin: Duration::ZERO,
             second_send: SecondSend::Panic,
             drop_deadline: Duration::from_secs(2),

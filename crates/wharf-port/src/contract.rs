@@ -229,6 +229,9 @@ pub enum Outcome {
     },
 }
 
+// Moved once by the port and once by who handles it.
+const _: () = assert!(size_of::<Done>() <= 40);
+
 /// Why an accept ended.
 #[derive(Debug)]
 pub enum AcceptEnd {

@@ -21,7 +21,8 @@ pub(crate) struct Memory {
 }
 
 enum Kind {
-    Heap(Layout),
+    /// Where it was allocated, at or before its start, and how.
+    Heap(NonNull<u8>, Layout),
     #[cfg(any(unix, windows))]
     Guarded(pages::Pages),
 }
@@ -46,11 +47,18 @@ impl Memory {
             return Self::guarded(len, align);
         }
         let _ = guarded;
-        let layout = Layout::from_size_align(len, align).expect("a size that fits in memory");
+        // Aligned here: an allocator that is asked to align writes the zeros itself, and all of a large
+        // block would be resident at once.
+        let room = len.checked_add(align - 1).expect("a size that fits in memory");
+        let layout = Layout::from_size_align(room, 1).expect("a size that fits in memory");
         // SAFETY: the layout's size is not zero (asserted above).
-        let start = unsafe { alloc_zeroed(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start, len, kind: Kind::Heap(layout) }
+        let base = unsafe { alloc_zeroed(layout) };
+        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout));
+        let skipped = base.align_offset(align);
+        assert!(skipped < align, "a power of two, to which every address can be aligned");
+        // SAFETY: less than `align` bytes on, there are at least `len` more in the allocation.
+        let start = unsafe { base.add(skipped) };
+        Self { start, len, kind: Kind::Heap(base, layout) }
     }
 
     #[cfg(any(unix, windows))]
@@ -105,7 +113,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         match &self.kind {
             // SAFETY: allocated in `new` with this very layout, freed once.
-            Kind::Heap(layout) => unsafe { dealloc(self.start.as_ptr(), *layout) },
+            Kind::Heap(base, layout) => unsafe { dealloc(base.as_ptr(), *layout) },
             #[cfg(any(unix, windows))]
             Kind::Guarded(_) => {}
         }

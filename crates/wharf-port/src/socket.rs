@@ -12,7 +12,8 @@ pub struct UnboundSocket(pub(crate) Stream);
 pub(crate) enum Stream {
     #[cfg(any(unix, windows))]
     Os(socket2::Socket),
-    Sim(SimStream),
+    /// Boxed, as each completion has room for the largest of all.
+    Sim(Box<SimStream>),
 }
 
 impl UnboundSocket {

@@ -271,6 +271,7 @@ impl CompletionPort for UringPort {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<Time> {
+        self.pool.fill_ring(self.parked_now > 0);
         self.unpark();
         // What is ready is not slept on, but the kernel gets its entries and is asked all the same.
         let timeout = if self.ready.is_empty() { timeout } else { Some(Duration::ZERO) };

@@ -216,8 +216,7 @@ impl<S> Context<'_, S> {
     /// # Errors
     /// As for [`send`](Self::send).
     pub fn try_send_packet(&mut self, id: u32, body: &[u8]) -> std::result::Result<(), SendError> {
-        let packet = Packet { id, session: self.session.id.display(), body };
-        self.framing.enqueue(self.session, self.shared, packet)
+        self.framing.enqueue(self.session, self.shared, id, body)
     }
 
     /// Keeps further frames of this session back, beginning with the next one, and receives nothing

@@ -254,7 +254,9 @@ impl Session {
         packet: Packet<'_>,
     ) -> Result<Sent, SendError> {
         match class {
-            Class::Reliable => framing.enqueue(self, shared, packet).map(|()| Sent::Queued),
+            Class::Reliable => {
+                framing.enqueue(self, shared, packet.id, packet.body).map(|()| Sent::Queued)
+            }
             _ if shared.is_remote => self.enqueue_remotely_as(shared, framing, class, packet),
             _ => self.enqueue_alone(shared, framing, class, packet),
         }
@@ -455,12 +457,13 @@ impl Session {
 /// A framing with the code that queues a frame in it. A handler does not know its framing's type: so
 /// it makes one virtual call for a frame, behind which all is compiled together.
 pub(crate) trait Outgoing: Framing {
-    /// [`Session::enqueue`] with this framing.
+    /// [`Session::enqueue`] with this framing. (The packet in its parts, which come in registers.)
     fn enqueue(
         &self,
         session: &mut Session,
         shared: &mut Shared,
-        packet: Packet<'_>,
+        id: u32,
+        body: &[u8],
     ) -> Result<(), SendError>;
 }
 
@@ -469,8 +472,10 @@ impl<F: Framing> Outgoing for F {
         &self,
         session: &mut Session,
         shared: &mut Shared,
-        packet: Packet<'_>,
+        id: u32,
+        body: &[u8],
     ) -> Result<(), SendError> {
+        let packet = Packet { id, session: session.id.display(), body };
         session.enqueue(shared, self, packet)
     }
 }

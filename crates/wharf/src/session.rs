@@ -276,11 +276,12 @@ impl Session {
         self.requested.take()
     }
 
-    /// Keeps `bytes` of an unfinished frame. Room grows with what has arrived, not with what the
-    /// peer has announced.
+    /// Keeps `bytes` of an unfinished frame. Room grows with what has arrived: what the peer has
+    /// announced gets its room at once only up to four times that.
     pub(crate) fn keep_unread(&mut self, pool: &BufferPool, bytes: &[u8], need: Need) {
         let Some(unread) = &mut self.unread else {
-            let mut buffer = pool.take(bytes.len());
+            let announced = need.frame_bytes_min(bytes.len());
+            let mut buffer = pool.take(announced.min(4 * bytes.len()).max(bytes.len()));
             buffer.append(bytes);
             self.unread = Some(Unread { bytes: buffer, need, since: self.receiving.last });
             return;

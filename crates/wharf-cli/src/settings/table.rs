@@ -529,14 +529,14 @@ settings! {
             default: "512",
             unit: "buffers",
             range: 1..=32_768,
-            reason: "An idle connection holds none, so this counts sockets that have bytes at the same moment: 2 MiB per worker.",
+            reason: "An idle connection holds none, so this counts sockets that have bytes at the same moment: 8.5 MiB per worker, of which only what messages reach becomes resident.",
         }
         /// Size of one receive buffer.
         receive_buffer_bytes: Bytes {
-            default: "4KiB",
+            default: "17KiB",
             unit: "bytes",
             range: 64..=1_048_576,
-            reason: "One page; most messages fit whole and are handled without a copy.",
+            reason: "A message of 16 KiB fits with its header, arrives in one receive and is handled without a copy; measured: with 4 KiB it costs 1.2 times as much.",
         }
         /// Bytes that one socket may receive before the others have their turn.
         receive_credit_bytes: Bytes {

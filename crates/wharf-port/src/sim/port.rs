@@ -151,7 +151,7 @@ impl SimPort {
         let outcome = match what {
             Delivered::Accepted { end, remote } => {
                 let stream = SimStream { held: Held::new(&self.net, end), remote };
-                Outcome::Accepted(UnboundSocket(Stream::Sim(stream)))
+                Outcome::Accepted(UnboundSocket(Stream::Sim(Box::new(stream))))
             }
             Delivered::AcceptEnded(end) => Outcome::AcceptEnded(end),
             Delivered::Connected(result) => Outcome::Connected(result),

@@ -118,6 +118,7 @@ impl UringPort {
     /// Gives back the buffer, or closes the connection, that a completion brings.
     pub(super) fn consume(&mut self, completion: Completion) {
         if let Some(id) = completion.buffer {
+            self.pool.note_taken();
             self.pool.give_back(id);
         }
         let kind = Key::from_user_data(completion.user_data).map(|key| key.kind);
@@ -132,6 +133,7 @@ impl UringPort {
         let record = self.records.get_mut(socket).expect("current");
         let inbound = record.inbound.as_mut().expect("current");
         if let Some(id) = completion.buffer {
+            self.pool.note_taken();
             if completion.result > 0 {
                 let len = completion.result as usize;
                 let buffer = RecvBuffer::lend(&self.pool, id, len);
@@ -185,6 +187,10 @@ impl UringPort {
         }
         match next {
             Next::Rearm => self.arm_inbound(socket, self.polite_arm()),
+            // Where the ring was only shorter than it could be, it does not have to wait for data.
+            Next::RearmOnData if self.pool.lengthen_ring() => {
+                self.arm_inbound(socket, self.polite_arm());
+            }
             Next::RearmOnData => self.arm_inbound(socket, Arm::OnData),
             Next::Park => self.park(socket),
             Next::End(outcome) => self.end_inbound(socket, outcome, done),

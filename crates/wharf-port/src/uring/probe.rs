@@ -137,6 +137,7 @@ impl Probe<'_> {
                     _ => {
                         if let Some(id) = completion.buffer {
                             let len = usize::try_from(completion.result).unwrap_or(0);
+                            self.pool.note_taken();
                             let lent = RecvBuffer::lend(self.pool, id, len);
                             received.bytes.extend_from_slice(&lent);
                         }

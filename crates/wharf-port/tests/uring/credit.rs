@@ -8,7 +8,9 @@ use crate::rig::{Rig, config, pattern};
 
 #[test]
 fn a_receive_ends_at_its_credit_by_itself_where_the_kernel_can() {
-    let mut rig = Rig::new(&config());
+    let buffer_bytes = 4096;
+    let config = wharf_port::Config { receive_buffer_bytes: buffer_bytes as u32, ..config() };
+    let mut rig = Rig::new(&config);
     if !rig.port.engine().detail.contains("receive cap on") {
         let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut numbers = version.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
@@ -30,7 +32,7 @@ fn a_receive_ends_at_its_credit_by_itself_where_the_kernel_can() {
         }
         let (bytes, end) = rig.receive_once(socket, credit as u32);
         assert!(matches!(end, ReceiveEnd::CreditSpent), "{end:?}");
-        let most = credit + credit.min(4096) - 1;
+        let most = credit + credit.min(buffer_bytes) - 1;
         assert!((credit..=most).contains(&bytes.len()), "{} for {credit}", bytes.len());
         got.extend(bytes);
     }

@@ -134,12 +134,12 @@ impl Receiving {
     }
 }
 
-/// What a worker receives in one round of all that send as much as they can: 400 buffers of the default
-/// size, of which there are 512 by default. None is missing then, and each that sends has its turn soon.
+/// What a worker receives in one round of all that send as much as they can: the least of 400 that send,
+/// for whom there are 512 buffers by default. None is missing then, and each that sends has its turn soon.
 const ROUND_BYTES: u32 = 400 * SHARE_BYTES_MIN;
 
-/// The least that a session may send in a round, however many others do: a receive buffer of the default
-/// size.
+/// The least that a session may send in a round, however many others do: a page, which takes one receive
+/// buffer.
 const SHARE_BYTES_MIN: u32 = 4096;
 
 #[cfg(test)]
