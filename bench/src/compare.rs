@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cell::{Cell, DEFAULT_CELLS};
 use crate::child::{Running, check_interrupted};
@@ -26,7 +26,7 @@ use crate::table::{self, Summary};
 const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// The settings of a comparison.
-#[derive(Args, Clone, Debug, Serialize)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct EchoArgs {
     /// Rounds; each runs every contestant once per cell
     #[arg(long, default_value_t = 5)]
@@ -76,7 +76,7 @@ pub struct EchoArgs {
 }
 
 /// How far the two cores were from each other during a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Distance {
     /// Near before and after.
@@ -88,7 +88,7 @@ pub enum Distance {
 }
 
 /// One run of one contestant.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
     /// In which round, from 0.
     pub round: usize,
@@ -103,7 +103,7 @@ pub struct Run {
 }
 
 /// Everything about one cell.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct CellResult {
     /// The load.
     pub cell: Cell,

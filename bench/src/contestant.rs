@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::load::Framing;
@@ -17,7 +17,7 @@ pub const FLOOR: &str = "floor";
 const WHARF_BODY_BYTES_DEFAULT: usize = 8 * 1024;
 
 /// One server under one name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contestant {
     /// The name in the tables.
     pub name: String,

@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use nix::sys::signal::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::child::{Running, check_interrupted};
 use crate::compare::{self, Distance, EchoArgs};
@@ -57,7 +57,7 @@ pub fn serve(peer: FanPeer, addr: SocketAddr, core: usize) -> anyhow::Result<()>
 }
 
 /// Who talks in a room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Talk {
     /// One member, one text under way.
@@ -80,7 +80,7 @@ impl Talk {
 }
 
 /// A room and who talks in it, as MEMBERSxTALK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FanCell {
     /// Members, those who talk among them.
     pub members: usize,
@@ -126,7 +126,7 @@ impl FanCell {
 }
 
 /// The settings of a comparison of rooms.
-#[derive(Args, Clone, Debug, Serialize)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct FanoutArgs {
     /// Rounds; each runs every server once per cell
     #[arg(long, default_value_t = 5)]
@@ -192,7 +192,7 @@ struct Contestant {
 }
 
 /// One run of one server.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FanRun {
     pub cell: FanCell,
     pub round: usize,
@@ -202,7 +202,7 @@ pub struct FanRun {
 }
 
 /// All that was measured.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct FanResults {
     pub runs: Vec<FanRun>,
     /// Servers that are not here, and why.
@@ -454,19 +454,39 @@ pub fn markdown(args: &FanoutArgs, results: &FanResults) -> String {
     text
 }
 
-fn table(results: &FanResults, cell: FanCell) -> Table {
-    let of_cell = || results.runs.iter().filter(|run| run.cell == cell);
-    let right = || of_cell().filter(|run| run.report.errors == 0 && run.report.deliveries > 0);
+/// The median of what a delivery took of the server's CPU.
+pub fn cpu_ns(results: &FanResults, cell: FanCell, contestant: &str) -> Option<f64> {
+    let used = used(results, cell);
+    let costs = used.get(contestant)?.iter().filter_map(|report| cost(report));
+    Spread::of(costs).map(|spread| spread.median)
+}
+
+/// Server CPU per delivery, ns.
+fn cost(report: &FanReport) -> Option<f64> {
+    Some(report.server_cpu_s? * 1e9 / report.deliveries as f64)
+}
+
+/// By server, the runs that are compared: those without errors, near ones if there are any.
+fn used(results: &FanResults, cell: FanCell) -> BTreeMap<&str, Vec<&FanReport>> {
+    let right = || {
+        let of_cell = results.runs.iter().filter(move |run| run.cell == cell);
+        of_cell.filter(|run| run.report.errors == 0 && run.report.deliveries > 0)
+    };
     let near = right().any(|run| run.distance == Distance::Near);
     let distance = if near { Distance::Near } else { Distance::Far };
     let mut used: BTreeMap<&str, Vec<&FanReport>> = BTreeMap::new();
     for run in right().filter(|run| run.distance == distance) {
         used.entry(&run.contestant).or_default().push(&run.report);
     }
+    used
+}
+
+fn table(results: &FanResults, cell: FanCell) -> Table {
+    let of_cell = || results.runs.iter().filter(|run| run.cell == cell);
+    let used = used(results, cell);
     let spread = |name: &str, figure: fn(&FanReport) -> Option<f64>| {
         Spread::of(used.get(name)?.iter().filter_map(|report| figure(report)))
     };
-    let cost = |report: &FanReport| Some(report.server_cpu_s? * 1e9 / report.deliveries as f64);
     let floor = spread("floor", cost).map(|spread| spread.median);
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);

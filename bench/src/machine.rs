@@ -9,7 +9,7 @@ use anyhow::Context;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Pins the calling thread, and the threads that it will start, to one core.
 ///
@@ -82,7 +82,7 @@ pub fn core_distance_ns(near: usize, far: usize) -> anyhow::Result<f64> {
 }
 
 /// What a table of figures needs beside it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
     kernel: String,
     cpu: String,

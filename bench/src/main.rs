@@ -9,6 +9,7 @@ mod compare;
 mod contestant;
 mod copied;
 mod fanout;
+mod goals;
 mod load;
 mod machine;
 mod page;
@@ -20,6 +21,7 @@ mod syscalls;
 mod table;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -42,6 +44,14 @@ enum Command {
     Copied(copied::CopiedArgs),
     /// Everything: echo, fan-out, storms, idle memory, latency at a rate, overload; writes docs/performance.md
     All(suite::SuiteArgs),
+    /// Write the page again, of what `all --json FILE` has measured
+    Page {
+        /// What `all` wrote
+        json: PathBuf,
+        /// The page to write; its pictures go to a folder of the same name beside it
+        #[arg(long, default_value = suite::PAGE)]
+        out: PathBuf,
+    },
     /// Serve as one of the peers, pinned to a core
     Peer {
         /// Which one
@@ -115,6 +125,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let all_right = suite::run(&args)?;
             return Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Page { json, out } => suite::write_again(&json, &out)?,
         Command::Peer { peer, addr, core } => peer::run(peer, addr, core)?,
         Command::Load(args) => {
             let report = load::run(&args)?;

@@ -1,4 +1,5 @@
-//! `docs/performance.md` and its pictures, made of what was measured: nothing in them is typed.
+//! `docs/performance.md` and its pictures, made of what was measured. What is open stands at its end, as
+//! it is in `bench/open.md`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,6 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::fanout::{self, FanoutArgs};
+use crate::goals;
 use crate::suite::{Kind, OVERLOAD, Results, picture_folder, values};
 use crate::table::{self, Spread};
 
@@ -22,6 +24,7 @@ pub fn write(results: &Results, page: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut text = String::from(HEAD);
     let _ = writeln!(text, "{}\n", results.machine.line());
+    text.push_str(&goals::markdown(results));
     let picture = |text: &mut String, file: &str, title: &str, bars: &[Bar]| {
         if bars.is_empty() {
             return Ok(());
@@ -79,6 +82,7 @@ pub fn write(results: &Results, page: &Path) -> anyhow::Result<()> {
         }
         text.push('\n');
     }
+    text.push_str(OPEN);
     fs::write(page, text.trim_end().to_owned() + "\n")
         .with_context(|| format!("cannot write {}", page.display()))
 }
@@ -237,12 +241,16 @@ const STYLE: &str = ".ground{fill:#fff}text{font:13px sans-serif;fill:#333}.titl
 .peer{fill:#8b98a5}.own{fill:#0b63b8}@media(prefers-color-scheme:dark){.ground{fill:#14181b}\
 text{fill:#dde3e8}.peer{fill:#67727c}.own{fill:#6fb3f2}}";
 
+/// The figures that wharf is meant to reach and does not, each with a profile and what was tried.
+const OPEN: &str = include_str!("../open.md");
+
 const HEAD: &str = "\
 # Performance
 
 Written by `cargo run --release --manifest-path bench/Cargo.toml --features glommio -- all`: tables and
-pictures come from its runs, and nothing here is typed by hand. What is compared, how, and what that does not say is in
-[bench/README.md](../bench/README.md). Loopback, one core for the server and one for the load.
+pictures come from its runs, and nothing in them is typed by hand. What is compared, how, and what that
+does not say is in [bench/README.md](../bench/README.md); what wharf is meant to reach and does not is at
+the [end](#open). Loopback, one core for the server and one for the load.
 
 The peers echo raw bytes: they do no framing and keep no session. wharf's figures are with its sessions,
 limits and timers, `wharf-study` also with a framing header. Medians; gaps under 5 % are ties.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::child::Running;
@@ -28,7 +28,7 @@ const TCP: [&str; 2] = ["tcp_sendmsg", "tcp_recvmsg"];
 const ALLOCATORS: [&str; 4] = ["malloc", "calloc", "realloc", "posix_memalign"];
 
 /// The share of a server's CPU time that is the kernel's TCP, from 0 to 1.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TcpShare(pub f64);
 
 /// Samples the server's stacks under load.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use nix::sys::signal::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cell::Cell;
@@ -25,12 +25,12 @@ use crate::page;
 use crate::table::Spread;
 
 /// The settings of all comparisons.
-#[derive(Args, Clone, Debug, Serialize)]
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct SuiteArgs {
     #[command(flatten)]
     pub echo: EchoArgs,
     /// The page to write; its pictures go to a folder of the same name beside it
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md"))]
+    #[arg(long, default_value = PAGE)]
     #[serde(skip)]
     pub out: PathBuf,
     /// Idle sessions of the memory cell
@@ -42,7 +42,7 @@ pub struct SuiteArgs {
 }
 
 /// What the tool measures beside the closed loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Connect, one message, reset.
@@ -56,7 +56,7 @@ pub enum Kind {
 }
 
 /// One run of the tool.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ToolRun {
     pub kind: Kind,
     pub round: usize,
@@ -69,7 +69,7 @@ pub struct ToolRun {
 }
 
 /// Everything that was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Results {
     pub machine: Machine,
     pub settings: SuiteArgs,
@@ -82,6 +82,8 @@ pub struct Results {
     pub failures: Vec<String>,
 }
 
+/// Where the page is.
+pub const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md");
 /// Loads by rounds: more of them where a figure drifts.
 const IDLE_ROUNDS_MAX: usize = 3;
 /// Multiples of one's own peak.
@@ -144,6 +146,19 @@ pub fn run(args: &SuiteArgs) -> anyhow::Result<bool> {
         && results.fanout.is_right()
         && results.failures.is_empty()
         && results.runs.iter().all(|run| run.right))
+}
+
+/// Writes the page again of what was measured before, where only its text has changed.
+///
+/// # Errors
+/// When the results cannot be read or the page cannot be written.
+pub fn write_again(json: &Path, out: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read(json).with_context(|| format!("cannot read {}", json.display()))?;
+    let results: Results = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not what `all --json` writes", json.display()))?;
+    page::write(&results, out)?;
+    eprintln!("wrote {}", out.display());
+    Ok(())
 }
 
 /// Each contestant's median rate in the first cell, messages per second: over all runs, near or far,
@@ -277,6 +292,8 @@ pub fn picture_folder(page: &Path) -> (PathBuf, String) {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches;
+
     use super::*;
 
     #[test]
@@ -293,6 +310,44 @@ mod tests {
         assert_eq!(figures(Kind::Idle, &result)["bytes"], 210.0);
         assert_eq!(names(Kind::Rate), ["cpu_ns", "p50_ns", "p99_9_ns", "p99_ns"]);
         assert_eq!(names(Kind::Overload), ["goodput_0.5", "goodput_1"]);
+    }
+
+    #[test]
+    fn the_page_can_be_written_again_of_what_was_saved() {
+        let settings = SuiteArgs::augment_args(clap::Command::new("all")).get_matches_from(["all"]);
+        let run = |contestant: &str, cpu_ns| ToolRun {
+            kind: Kind::Storm,
+            round: 0,
+            contestant: contestant.to_owned(),
+            distance: Distance::Near,
+            right: true,
+            figures: BTreeMap::from([("cpu_ns".to_owned(), cpu_ns)]),
+        };
+        let results = Results {
+            machine: Machine::read(0, 0).unwrap(),
+            settings: SuiteArgs::from_arg_matches(&settings).unwrap(),
+            cells: Vec::new(),
+            fanout: FanResults::default(),
+            rate: None,
+            runs: vec![run("floor", 10_000.0), run("wharf-raw", 10_500.0)],
+            failures: Vec::new(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (json, page) = (folder.path().join("p.json"), folder.path().join("p.md"));
+        std::fs::write(&json, serde_json::to_vec(&results).unwrap()).unwrap();
+        write_again(&json, &page).unwrap();
+        let text = std::fs::read_to_string(&page).unwrap();
+        assert!(
+            text.contains("| a visit: CPU, wharf-raw | 1.050 | 1.100 | x floor | yes |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| a visit: CPU, wharf-study | - | 1.100 | x floor | not measured |")
+        );
+        assert!(text.ends_with(include_str!("../open.md")), "{text}");
+        std::fs::write(&json, "{}").unwrap();
+        let error = write_again(&json, &page).unwrap_err().to_string();
+        assert!(error.contains("is not what `all --json` writes"), "{error}");
     }
 
     #[test]

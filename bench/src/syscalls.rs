@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::child::Running;
@@ -21,7 +21,7 @@ use crate::contestant::Contestant;
 const STRACE_ATTACHES_WITHIN: Duration = Duration::from_millis(500);
 
 /// The figure, and how it was come by.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct SyscallCount {
     /// System calls of the server divided by messages.
     pub per_message: f64,
@@ -30,7 +30,7 @@ pub struct SyscallCount {
 }
 
 /// Who counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The tracepoint's counter.

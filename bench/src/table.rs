@@ -1,7 +1,7 @@
 //! Medians, spread and ratios, and the table that shows them with what must be said beside it.
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::compare::{CellResult, Distance, EchoArgs, Run};
 use crate::contestant::{Contestant, FLOOR};
@@ -14,7 +14,7 @@ const LOAD_LIMIT: f64 = 0.9;
 pub const DISTURBED: f64 = 0.05;
 
 /// The middle of several values, and their ends.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The median.
     pub median: f64,
@@ -41,7 +41,7 @@ impl Spread {
 }
 
 /// One line of a table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// Whose line.
     pub contestant: String,

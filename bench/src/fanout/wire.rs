@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of every text.
 pub const TEXT_BYTES: usize = 256;
 
 /// How a server is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Wire {
     /// Texts and nothing else; the server says one byte when it has a new member.
