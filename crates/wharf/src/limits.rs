@@ -121,8 +121,9 @@ pub struct Limits {
     pub logic_queue_bytes_max: usize,
     /// Bytes that may arrive from one session before the others have had their turn (32 KiB), and
     /// less than a receive buffer more. Where many send as much as they can, each has its share of a round
-    /// of 1.6 MB, at least 4 KiB, so that their turn comes soon enough: of 1,000 on one worker, each has a
-    /// frame handled in every 4,000 completions.
+    /// of 1.6 MB (less where the worker has fewer buffers than 512, or small ones), at least 4 KiB, so that
+    /// their turn comes soon enough: of 1,000 on one worker, each has a frame handled in every 4,000
+    /// completions.
     pub receive_credit_bytes: u32,
 }
 

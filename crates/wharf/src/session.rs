@@ -35,7 +35,7 @@ pub(crate) use self::{
     deadline::Due,
     heartbeat::Heartbeat,
     meter::Meter,
-    receive::{Hold, Receiving},
+    receive::{Hold, Receiving, Round},
 };
 
 /// One connection.

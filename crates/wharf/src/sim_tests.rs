@@ -26,6 +26,7 @@ use crate::{
     handle::{Ended, Links, WorkerLink},
     logic::{Logic, Pool, Service},
     memory::MemoryCap,
+    session::Round,
     testing::for_seeds,
     worker::{ListenerParts, Worker, WorkerParts},
 };
@@ -131,9 +132,10 @@ fn tagged(tag: u8, id: SessionId, number: u32) -> Vec<u8> {
 }
 
 fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>, Handle) {
+    let config = Config { receive_buffers: 16, ..Config::default() };
     let (mut ports, mut links, mut inboxes) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..WORKERS {
-        let port = net.open(&Config { receive_buffers: 16, ..Config::default() });
+        let port = net.open(&config);
         let (post, inbox) = inbox(port.waker(), 64);
         links.push(WorkerLink::new(post, index, 100));
         ports.push(port);
@@ -177,6 +179,7 @@ fn workers(net: &SimNet, seed: u64, limits: &Limits, log: &Log) -> (Vec<Worker>,
                 services: vec![(served, Arc::clone(&limits)), (asking, limits)],
                 connectors: vec![Connector { service: 1, options, next_source: 0 }],
                 socket_options: SocketOptions::default(),
+                round: Round::of(&config),
                 timer_tick_ns: crate::timer::TICK_NS,
                 seed,
                 clock: Box::new(|| wharf_port::Time::ZERO),

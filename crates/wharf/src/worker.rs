@@ -32,7 +32,7 @@ use crate::{
     logic::{Jobs, Outbox, Service},
     metrics::{Leftover, Report, Stats},
     sending::Sending,
-    session::{Hold, SessionTable, Shared, Stage, TimerKey},
+    session::{Hold, Round, SessionTable, Shared, Stage, TimerKey},
     timer::{TimerId, Wheel},
     topic::Piece,
 };
@@ -59,6 +59,7 @@ pub(crate) struct Worker {
     outbox: Option<Box<Outbox>>,
     shared: Shared,
     socket_options: SocketOptions,
+    round: Round,
     random: u64,
     index: usize,
     draining: bool,
@@ -86,6 +87,7 @@ pub(crate) struct WorkerParts {
     pub(crate) services: Vec<(Box<dyn Service>, Arc<Limits>)>,
     pub(crate) connectors: Vec<Connector>,
     pub(crate) socket_options: SocketOptions,
+    pub(crate) round: Round,
     pub(crate) timer_tick_ns: u64,
     pub(crate) seed: u64,
     pub(crate) clock: Clock,
@@ -127,6 +129,7 @@ impl Worker {
             outbox,
             shared,
             socket_options: parts.socket_options,
+            round: parts.round,
             random: parts.seed.wrapping_add(u64::from(parts.index)),
             index: usize::from(parts.index),
             draining: false,
@@ -399,7 +402,7 @@ impl Worker {
         let failed = match end {
             ReceiveEnd::CreditSpent => {
                 let received = self.shared.stats.bytes_received as u32;
-                session.receiving.spent(received, session.limits.receive_credit_bytes);
+                session.receiving.spent(received, self.round, session.limits.receive_credit_bytes);
                 None
             }
             ReceiveEnd::Paused | ReceiveEnd::Cancelled => None,
@@ -490,7 +493,7 @@ impl Worker {
             return;
         }
         session.receiving.in_flight = true;
-        let credit_bytes = session.receive_credit_bytes(self.shared.now);
+        let credit_bytes = session.receive_credit_bytes(self.round, self.shared.now);
         self.port
             .submit(Op::Receive { socket: session.socket, credit_bytes }, Name::session_token(id));
     }

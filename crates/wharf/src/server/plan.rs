@@ -17,6 +17,7 @@ use crate::{
     handle::{Command, Handle, ThreadKind},
     handler_times::Clock,
     metrics::Report,
+    session::Round,
     worker::{ListenerParts, Worker, WorkerParts},
 };
 
@@ -114,6 +115,7 @@ impl Plan {
                 services: self.sources.iter().enumerate().map(service).collect(),
                 connectors: self.connectors,
                 socket_options: self.socket_options,
+                round: Round::of(&self.port),
                 timer_tick_ns: self.timer_tick_ns,
                 seed: self.seed,
                 clock,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wharf_port::Time;
 
-use super::{Due, Hold, Session, Shared};
+use super::{Due, Hold, Round, Session, Shared};
 use crate::{
     handler::CloseReason,
     limits::{Limits, OverRate},
@@ -96,8 +96,8 @@ impl Session {
 
     /// How many bytes the next receive may bring: what the rate allows, if that is less than a turn.
     #[inline]
-    pub(crate) fn receive_credit_bytes(&self, now: Time) -> u32 {
-        let turn_bytes = self.receiving.share(self.limits.receive_credit_bytes);
+    pub(crate) fn receive_credit_bytes(&self, round: Round, now: Time) -> u32 {
+        let turn_bytes = self.receiving.share(round, self.limits.receive_credit_bytes);
         match (&self.meter, self.limits.bytes_per_second) {
             (Some(meter), Some(rate)) => {
                 let room = (now + BURST).since(meter.bytes_due).min(BURST);

@@ -4,7 +4,7 @@
 //! counted on a clock of the session's own, which stands while the server itself does not receive
 //! from it: nobody is late because we did not listen.
 
-use wharf_port::Time;
+use wharf_port::{Config, Time};
 
 /// Why nothing is received from a session. Each comes and goes by itself; receiving goes on when
 /// none is left.
@@ -53,7 +53,7 @@ pub(crate) struct Receiving {
     /// The stream has ended or failed: no receive will be submitted again.
     pub(crate) over: bool,
     holds: Holds,
-    /// Its share of what the worker receives in one round of all that send: the next credit, in bytes.
+    /// Its share of a [`Round`], in bytes: the next credit, unless that is less than anybody has.
     share: u32,
     /// How many bytes the worker had received when a credit was spent last; wraps around.
     spent_at: u32,
@@ -70,7 +70,7 @@ impl Receiving {
             pausing: false,
             over: false,
             holds: Holds::default(),
-            share: SHARE_BYTES_MIN,
+            share: 0,
             spent_at: 0,
             clock_ns: now.as_nanos(),
             last: Time::ZERO,
@@ -79,19 +79,18 @@ impl Receiving {
 
     /// A credit is spent, when the worker has received `received_bytes` in all. What it received since
     /// the one before says how many send as much as this one, and so how large the next may be.
-    pub(crate) fn spent(&mut self, received_bytes: u32, bytes_max: u32) {
-        let round = received_bytes.wrapping_sub(self.spent_at).max(self.share);
-        let share = u64::from(ROUND_BYTES) * u64::from(self.share) / u64::from(round);
-        self.share = u32::try_from(share)
-            .unwrap_or(u32::MAX)
-            .clamp(SHARE_BYTES_MIN, bytes_max.max(SHARE_BYTES_MIN));
+    pub(crate) fn spent(&mut self, received_bytes: u32, round: Round, bytes_max: u32) {
+        let spent = self.share(round, bytes_max);
+        let brought = received_bytes.wrapping_sub(self.spent_at).max(spent);
+        let share = round.bytes * u64::from(spent) / u64::from(brought);
+        self.share = u32::try_from(share).unwrap_or(u32::MAX);
         self.spent_at = received_bytes;
     }
 
     /// How many bytes the next receive may bring, of `bytes_max` at most.
     #[inline]
-    pub(crate) fn share(&self, bytes_max: u32) -> u32 {
-        self.share.min(bytes_max)
+    pub(crate) fn share(&self, round: Round, bytes_max: u32) -> u32 {
+        self.share.max(round.least_bytes).min(bytes_max)
     }
 
     #[inline]
@@ -134,13 +133,28 @@ impl Receiving {
     }
 }
 
-/// What a worker receives in one round of all that send as much as they can: the least of 400 that send,
-/// for whom there are 512 buffers by default. None is missing then, and each that sends has its turn soon.
-const ROUND_BYTES: u32 = 400 * SHARE_BYTES_MIN;
+/// What a worker receives in one round of all that send as much as they can. It follows from the receive
+/// buffers that its port has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    bytes: u64,
+    /// The least that a session may send in a round, however many others do: what one buffer takes, and no
+    /// more than a page, so that the others' turn comes soon.
+    least_bytes: u32,
+}
 
-/// The least that a session may send in a round, however many others do: a page, which takes one receive
-/// buffer.
-const SHARE_BYTES_MIN: u32 = 4096;
+impl Round {
+    /// The least of 400 that send, and no more than fills 25 in 32 of the port's buffers, 400 of the 512
+    /// that there are by default: none is missing then.
+    pub(crate) fn of(port: &Config) -> Self {
+        let buffers = (u64::from(port.receive_buffers) * 25 / 32).max(1);
+        let room = buffers * u64::from(port.receive_buffer_bytes);
+        let bytes = room.min(400 * u64::from(PAGE_BYTES));
+        Self { bytes, least_bytes: port.receive_buffer_bytes.min(PAGE_BYTES) }
+    }
+}
+
+const PAGE_BYTES: u32 = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -154,16 +168,51 @@ mod tests {
         for (senders, credit) in
             [(1, 64 * KIB), (25, 64 * KIB), (50, 32 * KIB), (400, 4 * KIB), (1000, 4 * KIB)]
         {
-            let mut receiving = Receiving::new(Time::ZERO);
-            let mut received = u32::MAX - 3_000_000;
-            receiving.spent(received, 64 * KIB);
-            for round in 0..5 {
-                received = received.wrapping_add(senders * receiving.share(64 * KIB));
-                receiving.spent(received, 64 * KIB);
-                assert_eq!(receiving.share(64 * KIB), credit, "{senders} senders, round {round}");
-                assert_eq!(receiving.share(100), 100);
-            }
+            assert_eq!(credit_among(senders, &Config::default(), 64 * KIB), credit, "{senders}");
         }
+        assert_eq!(credit_among(50, &Config::default(), 100), 100);
+    }
+
+    /// What all that send have together is less than the port's buffers hold, whatever their number and
+    /// size, or one buffer each, and never more than by default.
+    #[test]
+    fn a_credit_is_a_share_of_the_buffers_that_there_are() {
+        for (buffers, bytes, senders, credit) in [
+            (512, 17_408, 50, 32_768),
+            (512, 17_408, 200, 8192),
+            (512, 17_408, 1000, 4096),
+            (512, 512, 10, 20_480),
+            (512, 512, 1000, 512),
+            (64, 4096, 10, 20_480),
+            (64, 4096, 50, 4096),
+            (1, 4096, 1, 4096),
+        ] {
+            let port = Config {
+                receive_buffers: buffers,
+                receive_buffer_bytes: bytes,
+                ..Config::default()
+            };
+            let found = credit_among(senders, &port, 65_536);
+            assert_eq!(found, credit, "{senders} senders, {buffers} buffers of {bytes} bytes");
+            assert!(found <= bytes || found * senders <= u32::from(buffers) * bytes);
+        }
+    }
+
+    /// The credit that each of so many sessions has when all send as much as they may.
+    fn credit_among(senders: u32, port: &Config, bytes_max: u32) -> u32 {
+        let round = Round::of(port);
+        let mut receiving = Receiving::new(Time::ZERO);
+        let mut received = u32::MAX - 3_000_000;
+        receiving.spent(received, round, bytes_max);
+        let credits: Vec<_> = (0..5)
+            .map(|_| {
+                received = received.wrapping_add(senders * receiving.share(round, bytes_max));
+                receiving.spent(received, round, bytes_max);
+                receiving.share(round, bytes_max)
+            })
+            .collect();
+        assert!(credits.iter().all(|credit| *credit == credits[0]), "{credits:?}");
+        credits[0]
     }
 
     fn at(seconds: u64) -> Time {
