@@ -24,6 +24,8 @@ use crate::table::{self, Summary};
 
 /// What a run may take beside its own time.
 const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// Runs that count a contestant's system calls: enough for a middle one.
+const SYSCALL_RUNS: usize = 3;
 
 /// The settings of a comparison.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
@@ -63,7 +65,7 @@ pub struct EchoArgs {
     /// Cores whose cache-line round trip is shorter are near each other
     #[arg(long, default_value_t = 200.0)]
     pub near_below_ns: f64,
-    /// Seconds of the run that counts system calls (0: do not count)
+    /// Seconds of each of the runs that count system calls (0: do not count)
     #[arg(long, default_value_t = 1.0)]
     pub syscall_seconds: f64,
     /// Seconds of the two runs that share out CPU time and count allocations (0: do neither)
@@ -268,16 +270,13 @@ fn measure(
             }
         }
     }
-    for contestant in contestants {
+    let failed = |name| result.failures.iter().any(|(failed, _)| failed == name);
+    let running: Vec<_> = contestants.iter().filter(|running| !failed(&running.name)).collect();
+    if args.syscall_seconds > 0.0 {
+        result.syscalls = count_syscalls(args, &running, cell, progress)?;
+    }
+    for contestant in running {
         let name = &contestant.name;
-        if result.failures.iter().any(|(failed, _)| failed == name) {
-            continue;
-        }
-        if args.syscall_seconds > 0.0 {
-            progress.say(&format!("{cell} system calls {name}"));
-            let count = syscalls::count(args, contestant, cell).map_err(|why| format!("{why:#}"));
-            result.syscalls.push((name.clone(), count));
-        }
         if args.profile_seconds > 0.0 {
             progress.say(&format!("{cell} profile {name}"));
             let share =
@@ -290,6 +289,31 @@ fn measure(
         check_interrupted()?;
     }
     Ok(result)
+}
+
+/// Counts system calls in several runs of each, in turn, and takes the middle one. How many completions a
+/// turn finds hangs on how fast the two sides are at the moment, so that a single run can be off by half.
+fn count_syscalls(
+    args: &EchoArgs,
+    contestants: &[&Contestant],
+    cell: Cell,
+    progress: &Progress,
+) -> anyhow::Result<Vec<(String, Result<SyscallCount, String>)>> {
+    let mut counted: Vec<_> =
+        contestants.iter().map(|one| (one.name.clone(), Ok(Vec::new()))).collect();
+    for run in 1..=SYSCALL_RUNS {
+        for (contestant, (name, counts)) in contestants.iter().zip(&mut counted) {
+            let Ok(counted) = counts else { continue };
+            progress.say(&format!("{cell} system calls {run}/{SYSCALL_RUNS} {name}"));
+            match syscalls::count(args, contestant, cell) {
+                Ok(count) => counted.push(count),
+                Err(why) => *counts = Err(format!("{why:#}")),
+            }
+            check_interrupted()?;
+        }
+    }
+    let middle = |counts: Vec<_>| SyscallCount::middle_of(counts).ok_or("no run".to_owned());
+    Ok(counted.into_iter().map(|(name, counts)| (name, counts.and_then(middle))).collect())
 }
 
 fn run_once(

@@ -1,4 +1,4 @@
-//! System calls per message, counted in a short run of its own.
+//! System calls per message, counted in short runs of their own.
 //!
 //! A kernel counter on the tracepoint that every system call passes disturbs little. Where it is
 //! not allowed strace counts instead; that slows the server much, so that a batching server finds
@@ -27,6 +27,14 @@ pub struct SyscallCount {
     pub per_message: f64,
     /// Who counted.
     pub source: Source,
+}
+
+impl SyscallCount {
+    /// The one in the middle of several (of an even number the lower); `None` of none.
+    pub fn middle_of(mut counts: Vec<SyscallCount>) -> Option<SyscallCount> {
+        counts.sort_by(|one, other| one.per_message.total_cmp(&other.per_message));
+        counts.get(counts.len().checked_sub(1)? / 2).copied()
+    }
 }
 
 /// Who counted.
@@ -100,6 +108,17 @@ fn total_calls(summary: &str) -> anyhow::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_counts_the_middle_one_is_taken() {
+        let middle = |counts: &[f64]| {
+            let count = |&per_message| SyscallCount { per_message, source: Source::Perf };
+            Some(SyscallCount::middle_of(counts.iter().map(count).collect())?.per_message)
+        };
+        assert_eq!(middle(&[0.9, 0.1, 0.2]), Some(0.2));
+        assert_eq!(middle(&[0.9, 0.1]), Some(0.1));
+        assert_eq!(middle(&[]), None);
+    }
 
     #[test]
     fn the_summary_of_strace_is_read() {
