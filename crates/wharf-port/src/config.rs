@@ -119,6 +119,10 @@ pub enum SecondSend {
 /// Settings of io_uring, each a newer kernel feature with its fallback.
 #[derive(Clone, Debug)]
 pub struct UringConfig {
+    /// Let a receive go on in the kernel from buffer to buffer, where the kernel tells it of a reset that
+    /// comes right behind bytes. Kernels before 7.0 do so with a stable update of 2026 (CVE-2026-23473);
+    /// on others, which the probe at start finds out, each receive is for one buffer and armed again.
+    pub streaming_receive: bool,
     /// Let the kernel end a receive exactly at its byte credit, where it can (Linux 6.17); otherwise
     /// the receive is cancelled once the credit is used.
     pub receive_cap: bool,
@@ -129,7 +133,7 @@ pub struct UringConfig {
 
 impl Default for UringConfig {
     fn default() -> Self {
-        Self { receive_cap: true, restrict_opcodes: true }
+        Self { streaming_receive: true, receive_cap: true, restrict_opcodes: true }
     }
 }
 

@@ -32,7 +32,7 @@
 //! # Engines
 //! | engine | system | notes |
 //! |---|---|---|
-//! | `uring` | Linux 6.1 and later | 6.1 brought deferred task work, without which a message costs 3 to 35 % more; older kernels and containers that forbid io_uring get `poll` |
+//! | `uring` | Linux 6.1 and later | 6.1 brought deferred task work, without which a message costs 3 to 35 % more; older kernels and containers that forbid io_uring get `poll`. A kernel that would lose a reset right behind bytes (before 7.0, without a stable update of 2026: CVE-2026-23473) is found out at start, and receives there are for one buffer each, which costs up to a fifth more of a message |
 //! | `poll` | Linux (epoll), macOS and BSD (kqueue) | the kqueue side is type-checked, not run, by this project's tests |
 //! | `iocp` | Windows 10 and later | tested under Wine; see `docs/windows.md` for what that leaves open |
 //! | `sim` | everywhere | in memory, with a virtual clock and faults by seed |

@@ -33,7 +33,7 @@ use std::{
 };
 
 use self::{
-    record::{Inbound, Kind, ReceiveCap, Record, SLOTS_MAX, SendHeader, Stop},
+    record::{Inbound, Kind, Record, SLOTS_MAX, SendHeader, Stop, Streaming},
     ring::Ring,
 };
 use crate::{
@@ -84,7 +84,7 @@ struct UringPort {
 }
 
 struct Settings {
-    receive_cap: Option<ReceiveCap>,
+    streaming: Streaming,
     second_send: SecondSend,
     spin: Duration,
     drop_deadline: Duration,
@@ -139,7 +139,7 @@ impl UringPort {
             wake: Wake::new()?,
             info: EngineInfo { engine: Engine::Uring, detail: String::new(), fell_back: None },
             settings: Settings {
-                receive_cap: None,
+                streaming: Streaming::No,
                 second_send: config.second_send,
                 spin: config.spin,
                 drop_deadline: config.drop_deadline,
@@ -151,11 +151,17 @@ impl UringPort {
         };
         drop(reserve::hold());
         port.ring.enable()?;
-        let cap = probe::run(&mut port.ring, &port.pool, config.uring.receive_cap)?;
-        let buffer_bytes = config.receive_buffer_bytes;
-        port.settings.receive_cap = cap.then_some(ReceiveCap { buffer_bytes });
-        let (version, cap) = (explain::kernel_version(), if cap { "on" } else { "off" });
-        port.info.detail = format!("kernel {version}, probe ok, receive cap {cap}, {restricted}");
+        port.settings.streaming = probe::run(&mut port.ring, &port.pool, &config.uring)?;
+        let version = explain::kernel_version();
+        let receives = match port.settings.streaming {
+            Streaming::ToCredit => "receive cap on",
+            Streaming::UntilCancelled => "receive cap off",
+            Streaming::No if config.uring.streaming_receive => {
+                "receives of one buffer (this kernel can lose a reset, CVE-2026-23473)"
+            }
+            Streaming::No => "receives of one buffer",
+        };
+        port.info.detail = format!("kernel {version}, probe ok, {receives}, {restricted}");
         port.arm_wake();
         Ok(port)
     }

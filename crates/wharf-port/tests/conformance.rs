@@ -74,6 +74,7 @@ macro_rules! suite {
                     a_peer_that_has_ended_its_stream_can_still_be_answered,
                     after_shutdown_write_the_peer_is_still_heard,
                     a_reset_fails_the_receive,
+                    a_reset_right_behind_bytes_is_noticed,
                     a_second_receive_panics_and_harms_nothing,
                     a_receive_is_in_flight_until_its_end_is_delivered,
                     a_credit_of_zero_panics,
@@ -164,6 +165,13 @@ os_suite!(poll_on_its_system, os::rig(wharf_port::Engine::Poll));
 
 #[cfg(target_os = "linux")]
 suite!(uring, os::rig(wharf_port::Engine::Uring));
+#[cfg(target_os = "linux")]
+suite!(
+    uring_with_receives_of_one_buffer,
+    os::rig_with(wharf_port::Engine::Uring, |config| {
+        config.uring.streaming_receive = false;
+    })
+);
 #[cfg(target_os = "linux")]
 os_suite!(uring_on_its_system, os::rig(wharf_port::Engine::Uring));
 

@@ -2,12 +2,17 @@
 //!
 //! That a ring can be made says little: containers and sandboxes forbid single operations, kernels
 //! lack features that have no flag, and an engine that fails at the first connection is worse than
-//! none. So a socket pair is written to, its bytes are looked at, and everything is reaped again.
+//! none. So a socket pair is written to, its bytes are looked at, and everything is reaped again. What
+//! some kernels get wrong with TCP alone is tried on a connection to ourselves.
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
     mem::MaybeUninit,
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixStream,
+    },
     rc::Rc,
     time::Duration,
 };
@@ -17,22 +22,27 @@ use io_uring::{opcode, squeue, types::CancelBuilder, types::Fd};
 use super::{
     complete::Completion,
     explain,
-    record::{Key, Kind, ReceiveCap},
+    record::{Key, Kind, ReceiveCap, Streaming},
     ring::{BUFFER_GROUP, Ring},
 };
 use crate::{
     buffer::{RecvBuffer, RecvPool},
     clock,
+    config::UringConfig,
 };
 
-/// Checks the ring; says whether the kernel ends a receive at a byte count, if `try_cap` asks.
+/// Checks the ring; says how receives may stream on it, of what `config` allows.
 ///
 /// # Errors
 /// Something is refused, or does not work as it should.
-pub(super) fn run(ring: &mut Ring, pool: &Rc<RecvPool>, try_cap: bool) -> io::Result<bool> {
+pub(super) fn run(
+    ring: &mut Ring,
+    pool: &Rc<RecvPool>,
+    config: &UringConfig,
+) -> io::Result<Streaming> {
     let (near, far) = UnixStream::pair()?;
     let mut probe = Probe { ring, pool, near, far };
-    probe.run(try_cap).map_err(|error| {
+    probe.run(config).map_err(|error| {
         // Something may still be in flight, and be written to (P8).
         std::mem::forget(Rc::clone(pool));
         explain::with_text(error, "the probe failed".to_owned())
@@ -54,10 +64,34 @@ struct Received {
 }
 
 impl Probe<'_> {
-    fn run(&mut self, try_cap: bool) -> io::Result<bool> {
-        let cap = try_cap && self.cap_works()?;
+    fn run(&mut self, config: &UringConfig) -> io::Result<Streaming> {
         self.receive_until_cancelled()?;
-        Ok(cap)
+        if !config.streaming_receive || !self.a_reset_is_told()? {
+            return Ok(Streaming::No);
+        }
+        let cap = config.receive_cap && self.cap_works()?;
+        Ok(if cap { Streaming::ToCredit } else { Streaming::UntilCancelled })
+    }
+
+    /// Whether a streaming receive that waits is told of a reset that came right behind bytes, before
+    /// the ring looked. A kernel without the mend of 2026 (CVE-2026-23473) takes the two for one event:
+    /// it brings the bytes and never ends the receive.
+    fn a_reset_is_told(&mut self) -> io::Result<bool> {
+        let (near, far) = match tcp_pair() {
+            Ok(pair) => pair,
+            Err(error) => {
+                tracing::debug!(%error, "no connection to ourselves to try a reset on");
+                return Ok(false);
+            }
+        };
+        self.push(streaming(near.as_raw_fd()));
+        self.ring.enter(0, None)?;
+        (&far).write_all(MESSAGE)?;
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO))?;
+        drop(far);
+        until_hung_up(&near)?;
+        let got = self.receive_to_end(MESSAGE.len(), Some(0))?;
+        Ok(got.bytes == MESSAGE && got.last == -libc::ECONNRESET)
     }
 
     /// Sends more than a cap allows and looks whether the receive ends exactly there; takes the
@@ -67,7 +101,7 @@ impl Probe<'_> {
         let cap = ReceiveCap { buffer_bytes: MESSAGE.len() as u32 };
         self.push(cap.entry(Fd(self.near.as_raw_fd()), CREDIT as u32));
         self.send();
-        let got = self.receive_to_end(MESSAGE.len())?;
+        let got = self.receive_to_end(MESSAGE.len(), None)?;
         if got.last == -libc::EINVAL {
             // The entry was refused: what was sent is all there.
             self.drain_rest(0)?;
@@ -79,9 +113,9 @@ impl Probe<'_> {
 
     /// A receive without a cap gets everything, and a cancel ends it.
     fn receive_until_cancelled(&mut self) -> io::Result<()> {
-        self.push(opcode::RecvMulti::new(Fd(self.near.as_raw_fd()), BUFFER_GROUP).build());
+        self.push(streaming(self.near.as_raw_fd()));
         self.send();
-        let got = self.receive_to_end(MESSAGE.len())?;
+        let got = self.receive_to_end(MESSAGE.len(), None)?;
         if got.bytes != MESSAGE {
             return Err(io::Error::other("bytes were sent and others received"));
         }
@@ -95,7 +129,7 @@ impl Probe<'_> {
     /// Takes out of the pair what a receive has left in it.
     fn drain_rest(&mut self, taken: usize) -> io::Result<()> {
         let mut rest = vec![0; MESSAGE.len() - taken];
-        io::Read::read_exact(&mut self.near, &mut rest)?;
+        self.near.read_exact(&mut rest)?;
         if rest == MESSAGE[taken..] { Ok(()) } else { Err(io::Error::other("wrong bytes")) }
     }
 
@@ -116,12 +150,12 @@ impl Probe<'_> {
         unsafe { self.ring.push(&entry) };
     }
 
-    /// Waits for the send and for the receive's final completion, cancelling the receive once
-    /// `enough` bytes are there.
-    fn receive_to_end(&mut self, enough: usize) -> io::Result<Received> {
+    /// Waits for the send, whose result is `sent` if it is over, and for the receive's final completion,
+    /// cancelling the receive once `enough` bytes are there.
+    fn receive_to_end(&mut self, enough: usize, mut sent: Option<i32>) -> io::Result<Received> {
         let deadline = clock::now() + DEADLINE;
         let mut received = Received { bytes: Vec::new(), last: 0 };
-        let (mut sent, mut ended, mut cancels) = (None, false, 0_u32);
+        let (mut ended, mut cancels) = (false, 0_u32);
         while sent.is_none() || !ended || cancels > 0 {
             let left = deadline.since(clock::now());
             if left.is_zero() {
@@ -157,6 +191,39 @@ impl Probe<'_> {
         match sent {
             Some(sent) if sent < 0 => Err(io::Error::from_raw_os_error(-sent)),
             _ => Ok(received),
+        }
+    }
+}
+
+fn streaming(fd: RawFd) -> squeue::Entry {
+    opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build()
+}
+
+/// A connection from this process to itself.
+fn tcp_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let far = TcpStream::connect_timeout(&listener.local_addr()?, DEADLINE)?;
+    let (near, from) = listener.accept()?;
+    if from != far.local_addr()? {
+        return Err(io::Error::other("somebody else was faster to connect"));
+    }
+    Ok((near, far))
+}
+
+/// Waits until the reset has arrived, without taking it.
+fn until_hung_up(stream: &TcpStream) -> io::Result<()> {
+    let mut asked = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
+    loop {
+        // SAFETY: poll(2) gets one structure, which outlives the call.
+        match unsafe { libc::poll(&raw mut asked, 1, DEADLINE.as_millis() as i32) } {
+            1.. => return Ok(()),
+            0 => return Err(io::Error::new(io::ErrorKind::TimedOut, "no reset arrives")),
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
         }
     }
 }

@@ -51,6 +51,18 @@ pub(super) enum Arm {
     Once,
 }
 
+/// Whether a receive goes on in the kernel from buffer to buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Streaming {
+    /// It is for one buffer, and armed again for the next: it looks at the socket anew each time, so that
+    /// nothing is lost that the kernel takes for one event with what came before.
+    No,
+    /// Until it is cancelled, once the credit is used.
+    UntilCancelled,
+    /// Until the kernel itself sees that the credit is used: see [`ReceiveCap`].
+    ToCredit,
+}
+
 /// Where a streaming operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -123,27 +135,24 @@ impl Record {
 }
 
 impl Inbound {
-    /// The entry that arms this operation as `arm` says. With `cap`, the kernel ends it by
-    /// itself at the credit, or before.
+    /// The entry that arms this operation as `arm` says.
     #[inline]
-    pub(super) fn entry(
-        &self,
-        fd: Fd,
-        cap: Option<ReceiveCap>,
-        buffer_bytes: u32,
-    ) -> squeue::Entry {
+    pub(super) fn entry(&self, fd: Fd, streaming: Streaming, buffer_bytes: u32) -> squeue::Entry {
         if self.kind == Kind::Accept {
             return opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
         }
         let one_buffer = self.credit_bytes.min(buffer_bytes);
-        match (self.arm, cap) {
-            (Arm::Once, _) => receive_entry(fd, one_buffer, 0),
+        match (self.arm, streaming) {
             (Arm::OnData, _) => receive_entry(fd, one_buffer, RECVSEND_POLL_FIRST),
-            (Arm::Now, Some(cap)) => cap.entry(fd, self.credit_bytes),
-            (Arm::Now, None) if self.credit_bytes / RECEIVES_MAX > buffer_bytes => {
-                receive_entry(fd, one_buffer, 0)
+            (Arm::Now, Streaming::ToCredit) => {
+                ReceiveCap { buffer_bytes }.entry(fd, self.credit_bytes)
             }
-            (Arm::Now, None) => receive_entry(fd, 0, RECV_MULTISHOT),
+            (Arm::Now, Streaming::UntilCancelled)
+                if self.credit_bytes / RECEIVES_MAX <= buffer_bytes =>
+            {
+                receive_entry(fd, 0, RECV_MULTISHOT)
+            }
+            (Arm::Once | Arm::Now, _) => receive_entry(fd, one_buffer, 0),
         }
     }
 }

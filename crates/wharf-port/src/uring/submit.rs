@@ -49,7 +49,7 @@ impl UringPort {
         inbound.place = Place::Kernel;
         inbound.arm = arm;
         let buffer_bytes = self.pool.buffer_bytes() as u32;
-        let entry = inbound.entry(fd, self.settings.receive_cap, buffer_bytes);
+        let entry = inbound.entry(fd, self.settings.streaming, buffer_bytes);
         let entry = entry.user_data(Key::new(inbound.kind, socket).user_data());
         self.in_kernel += 1;
         // SAFETY: the entry points to nothing; buffers come from the registered ring, whose memory

@@ -243,6 +243,24 @@ pub(crate) fn a_reset_fails_the_receive(rig: &dyn Rig, config: Config) {
     lab.finish();
 }
 
+/// Bytes and a reset right behind them come while the port looks elsewhere.
+pub(crate) fn a_reset_right_behind_bytes_is_noticed(rig: &dyn Rig, config: Config) {
+    let mut lab = Lab::open(rig, config);
+    let (socket, mut peer) = lab.pair();
+    let token = lab.receive(socket, 10_000);
+    lab.settle();
+    assert_eq!(peer.try_write(b"last words").unwrap(), 10);
+    peer.reset();
+    let mut bytes = Vec::new();
+    match lab.collect(token, &mut bytes) {
+        ReceiveEnd::Failed(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+        end => panic!("{end:?}"),
+    }
+    // A reset may destroy what was sent before it.
+    assert!(bytes.is_empty() || bytes == b"last words", "{bytes:?}");
+    lab.finish();
+}
+
 pub(crate) fn a_second_receive_panics_and_harms_nothing(rig: &dyn Rig, config: Config) {
     let mut lab = Lab::open(rig, config);
     let (socket, mut peer) = lab.pair();
