@@ -125,6 +125,34 @@ fn sockets_that_find_no_buffer_wait_in_line_and_none_of_them_sees_an_end() {
     assert!(counts.buffer_shortages >= SOCKETS as u64);
 }
 
+/// More receives at once than the ring holds at first: nobody waits for a buffer, as there are enough.
+#[test]
+fn buffers_that_lie_aside_come_into_the_ring_before_anybody_waits() {
+    const SOCKETS: usize = 250;
+    let mut rig = Rig::new(&config());
+    let (sockets, mut peers): (Vec<_>, Vec<_>) = (0..SOCKETS).map(|_| rig.connection()).unzip();
+    for (index, peer) in peers.iter_mut().enumerate() {
+        peer.write_all(&[index as u8; 10]).unwrap();
+        rig.receive(sockets[index], 10, index as u64);
+    }
+    // None is given back before all have one.
+    let (mut held, mut ended) = (Vec::new(), 0);
+    while ended < SOCKETS {
+        let done = rig.next();
+        match done.outcome {
+            Outcome::Received(buffer) => {
+                assert_eq!(*buffer, [done.token.0 as u8; 10]);
+                held.push(buffer);
+            }
+            Outcome::ReceiveEnded(ReceiveEnd::CreditSpent) => ended += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(held.len(), SOCKETS);
+    drop(held);
+    assert_eq!(rig.finish(sockets).buffer_shortages, 0);
+}
+
 #[test]
 fn a_parked_receive_can_be_paused_and_cancelled_and_submitted_again() {
     let mut rig = Rig::new(&wharf_port::Config { receive_buffers: 1, ..config() });
