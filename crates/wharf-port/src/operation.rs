@@ -23,6 +23,12 @@ struct Slot<T> {
 }
 
 impl<T> Slots<T> {
+    /// What each socket takes, idle or not.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn slot_bytes() -> usize {
+        size_of::<Slot<T>>()
+    }
+
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), free: VecDeque::new(), used: 0 }
     }

@@ -6,7 +6,7 @@
 //!
 //! The kernel is shown only memory that lives elsewhere than in the table of sockets and stays until
 //! the operation's final completion (P2): frames and receive buffers behind reference counts, boxed
-//! addresses, message headers from a list. An operation is named by kind, slot and generation
+//! addresses and message headers. An operation is named by kind, slot and generation
 //! ([`record::Key`]), never by its descriptor.
 //!
 //! [`UringConfig`]: crate::UringConfig
@@ -33,7 +33,7 @@ use std::{
 };
 
 use self::{
-    record::{Inbound, Kind, Record, SLOTS_MAX, SendHeader, Stop, Streaming},
+    record::{Inbound, Kind, Outbound, Record, SLOTS_MAX, Stop, Streaming},
     ring::Ring,
 };
 use crate::{
@@ -63,12 +63,13 @@ struct UringPort {
     records: Slots<Record>,
     pool: Rc<RecvPool>,
     buffers: BufferPool,
-    /// Message headers that no send uses.
-    headers: Vec<SendHeader>,
+    /// What sends have used and others will, the last one first.
+    #[expect(clippy::vec_box, reason = "records take the boxes")]
+    sends: Vec<Box<Outbound>>,
     /// Receives that found no buffer, longest first. An entry whose number is no longer the
     /// record's is out of date.
-    parked: VecDeque<(Socket, u64)>,
-    parked_total: u64,
+    parked: VecDeque<(Socket, u32)>,
+    parked_total: u32,
     parked_now: usize,
     /// Final completions that do not come from the kernel, for the next wait (P4).
     ready: Vec<Ready>,
@@ -131,7 +132,7 @@ impl UringPort {
             records: Slots::new(),
             pool,
             buffers: BufferPool::new(config.guard_pages),
-            headers: Vec::new(),
+            sends: Vec::new(),
             parked: VecDeque::new(),
             parked_total: 0,
             parked_now: 0,

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     os::fd::{FromRawFd, OwnedFd, RawFd},
 };
 
@@ -10,7 +10,7 @@ use io_uring::cqueue;
 
 use super::{
     UringPort,
-    record::{Arm, Inbound, Key, Kind, Outbound, Place, SendHeader, Stop},
+    record::{Arm, Inbound, Key, Kind, Outbound, Place, Stop},
 };
 use crate::{
     buffer::RecvBuffer,
@@ -206,7 +206,7 @@ impl UringPort {
 
     fn park(&mut self, socket: Socket) {
         self.buffer_shortages += 1;
-        self.parked_total += 1;
+        self.parked_total = self.parked_total.wrapping_add(1);
         self.parked_now += 1;
         let record = self.records.get_mut(socket).expect("current");
         record.inbound.as_mut().expect("current").place = Place::Parked(self.parked_total);
@@ -244,10 +244,11 @@ impl UringPort {
     #[inline]
     fn end_send(&mut self, socket: Socket, result: Result<(), SendError>, done: &mut Vec<Done>) {
         let record = self.records.get_mut(socket).expect("current");
-        let outbound = record.outbound.take().expect("current");
-        let Outbound { token, gather, header, ends_stream, .. } = outbound;
-        if let Some(header) = header.filter(|_| self.headers.len() < HEADERS_KEPT_MAX) {
-            self.headers.push(header);
+        let mut outbound = record.outbound.take().expect("current");
+        let Outbound { token, ends_stream, .. } = *outbound;
+        let gather = mem::take(&mut outbound.gather);
+        if self.sends.len() < SENDS_KEPT_MAX {
+            self.sends.push(outbound);
         }
         self.in_flight -= 1;
         done.push(Done { token, outcome: Outcome::Sent { gather, result } });
@@ -312,10 +313,8 @@ fn error(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-/// Message headers that are kept for later sends; a kilobyte each.
-const HEADERS_KEPT_MAX: usize = 1024;
-
-const _: () = assert!(size_of::<SendHeader>() == size_of::<usize>());
+/// Sends that are over and are kept for later ones; a kilobyte each, once it has had a header.
+const SENDS_KEPT_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -12,11 +12,12 @@ use crate::{
 };
 
 /// One socket and what is in flight on it. The kernel sees none of this memory, only what it points
-/// to, so records may move.
+/// to, so records may move. An idle connection has a receive in flight and nothing else: so what a send
+/// needs lies elsewhere, and is one session's for as long as it sends.
 pub(super) struct Record {
     pub(super) socket: socket2::Socket,
     pub(super) inbound: Option<Inbound>,
-    pub(super) outbound: Option<Outbound>,
+    pub(super) outbound: Option<Box<Outbound>>,
     pub(super) connecting: Option<Box<Connecting>>,
     /// `O_NONBLOCK` was found set, which makes io_uring fail with `EAGAIN` where it should wait, and
     /// was cleared.
@@ -68,8 +69,9 @@ pub(super) enum Streaming {
 pub(super) enum Place {
     /// The kernel has it.
     Kernel,
-    /// It waits for a buffer, under this number.
-    Parked(u64),
+    /// It waits for a buffer, under this number, which wraps around: of those that wait at one time
+    /// each has its own.
+    Parked(u32),
     /// Its final completion comes out of the next wait.
     Ended,
 }
@@ -84,13 +86,13 @@ pub(super) enum Stop {
     Cancel,
 }
 
-/// A send.
+/// A send. Between two of them it is in a list, with its header if it ever needed one.
 pub(super) struct Outbound {
     pub(super) token: Token,
     pub(super) gather: Gather,
     /// Bytes of the gather that have been handed to the system.
     pub(super) sent_bytes: usize,
-    pub(super) header: Option<SendHeader>,
+    header: Option<SendHeader>,
     pub(super) cancelled: bool,
     /// The stream ends behind this send.
     pub(super) ends_stream: bool,
@@ -178,10 +180,28 @@ const RECV_MULTISHOT: u16 = 1 << 1;
 const RECEIVES_MAX: u32 = 32;
 
 impl Outbound {
-    /// The entry that sends what is left. A header is taken from `headers` only for more than one
-    /// frame.
+    /// One of nothing yet.
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Self {
+            token: Token(0),
+            gather: Gather::new(),
+            sent_bytes: 0,
+            header: None,
+            cancelled: false,
+            ends_stream: false,
+        })
+    }
+
+    /// Makes it the send of `gather`.
     #[inline]
-    pub(super) fn entry(&mut self, fd: Fd, headers: &mut Vec<SendHeader>) -> squeue::Entry {
+    pub(super) fn begin(&mut self, gather: Gather, token: Token) {
+        (self.token, self.gather, self.sent_bytes) = (token, gather, 0);
+        (self.cancelled, self.ends_stream) = (false, false);
+    }
+
+    /// The entry that sends what is left. A header is made only for more than one frame.
+    #[inline]
+    pub(super) fn entry(&mut self, fd: Fd) -> squeue::Entry {
         // Waiting for all spares a completion for every partial send (U11); no signal for a
         // connection that is gone.
         const FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
@@ -192,8 +212,7 @@ impl Outbound {
             let len = left.len() as u32; // a frame is shorter than 4 GiB
             return opcode::Send::new(fd, left.as_ptr(), len).flags(FLAGS).build();
         }
-        let header =
-            self.header.get_or_insert_with(|| headers.pop().unwrap_or_else(SendHeader::new));
+        let header = self.header.get_or_insert_with(SendHeader::new);
         let message = header.fill(&self.gather, first, skip);
         opcode::SendMsg::new(fd, message).flags(FLAGS as u32).build()
     }
@@ -360,7 +379,14 @@ fn set_receive_total(entry: &mut squeue::Entry, bytes: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::BufferPool;
+    use crate::{buffer::BufferPool, operation::Slots};
+
+    /// Idle connections are what a server has most of.
+    #[test]
+    fn an_idle_socket_takes_a_line_of_the_cache() {
+        let bytes = Slots::<Record>::slot_bytes();
+        assert!(bytes <= 56, "{bytes}");
+    }
 
     #[test]
     fn a_key_survives_the_kernel() {
@@ -409,14 +435,9 @@ mod tests {
         }
         for sent_bytes in 0..gather.bytes() {
             let (first, skip) = {
-                let outbound = Outbound {
-                    token: Token(0),
-                    gather: std::mem::take(&mut gather),
-                    sent_bytes,
-                    header: None,
-                    cancelled: false,
-                    ends_stream: false,
-                };
+                let mut outbound = Outbound::new();
+                outbound.begin(std::mem::take(&mut gather), Token(0));
+                outbound.sent_bytes = sent_bytes;
                 let position = outbound.position();
                 gather = outbound.gather;
                 position

@@ -82,14 +82,9 @@ impl UringPort {
             return self.ready.push(Ready::Refused(token, gather));
         }
         self.in_flight += 1;
-        self.record(socket).outbound = Some(Outbound {
-            token,
-            gather,
-            sent_bytes: 0,
-            header: None,
-            cancelled: false,
-            ends_stream: false,
-        });
+        let mut outbound = self.sends.pop().unwrap_or_else(Outbound::new);
+        outbound.begin(gather, token);
+        self.record(socket).outbound = Some(outbound);
         self.arm_send(socket);
     }
 
@@ -99,11 +94,11 @@ impl UringPort {
         let record = self.records.get_mut(socket).expect("armed by its owner");
         let fd = record.fd();
         let outbound = record.outbound.as_mut().expect("armed while in flight");
-        let entry = outbound.entry(fd, &mut self.headers);
+        let entry = outbound.entry(fd);
         let entry = entry.user_data(Key::new(Kind::Send, socket).user_data());
         self.in_kernel += 1;
-        // SAFETY: frames and header belong to the record, and lie outside it at fixed addresses,
-        // until the final completion (P2, I2); nobody writes to a frame.
+        // SAFETY: frames and header belong to the record's send, and lie outside it at fixed
+        // addresses, until the final completion (P2, I2); nobody writes to a frame.
         unsafe { self.ring.push(&entry) };
     }
 
