@@ -330,7 +330,7 @@ impl CompletionPort for UringPort {
     fn close(&mut self, socket: Socket, how: Close) {
         assert!(self.record(socket).is_idle(), "a socket is closed with nothing in flight (P7)");
         let record = self.records.remove(socket).expect("looked up above");
-        if how == Close::Reset {
+        if how == Close::Reset && !record.is_gone {
             self.ring.count_system_call();
             if let Err(error) = record.socket.set_linger(Some(Duration::ZERO)) {
                 tracing::debug!(%error, "a connection cannot be reset");

@@ -185,6 +185,9 @@ impl UringPort {
             let outcome = inbound.stopped();
             return self.end_inbound(socket, outcome, done);
         }
+        if matches!(-result, libc::ECONNRESET | libc::ETIMEDOUT) {
+            self.records.get_mut(socket).expect("current").is_gone = true;
+        }
         match next {
             Next::Rearm => self.arm_inbound(socket, self.polite_arm()),
             // Where the ring was only shorter than it could be, it does not have to wait for data.
@@ -434,6 +437,34 @@ mod tests {
         assert!(!port.records.get(socket).unwrap().socket.nonblocking().unwrap());
         done.clear();
         port.close(socket, Close::Graceful);
+    }
+
+    /// Nothing is left to reset there.
+    #[test]
+    fn a_connection_that_its_peer_has_reset_costs_one_system_call_to_close() {
+        for (peer_resets, system_calls) in [(true, 1), (false, 2)] {
+            let mut port = port();
+            let (ours, peer) = connected();
+            let socket = port.insert(ours.into());
+            port.submit(Op::Receive { socket, credit_bytes: 1 }, Token(1));
+            if peer_resets {
+                socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(peer);
+            let mut done = Vec::new();
+            for _ in 0..200 {
+                if done.is_empty() {
+                    port.wait(Some(Duration::from_millis(100)), &mut done).unwrap();
+                }
+            }
+            let [Done { outcome: Outcome::ReceiveEnded(end), .. }] = &done[..] else {
+                panic!("{done:?}")
+            };
+            assert_eq!(matches!(end, ReceiveEnd::Failed(_)), peer_resets, "{end:?}");
+            let before = port.counts().system_calls;
+            port.close(socket, Close::Reset);
+            assert_eq!(port.counts().system_calls - before, system_calls);
+        }
     }
 
     #[test]

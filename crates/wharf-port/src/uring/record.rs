@@ -22,6 +22,8 @@ pub(super) struct Record {
     /// `O_NONBLOCK` was found set, which makes io_uring fail with `EAGAIN` where it should wait, and
     /// was cleared.
     pub(super) made_blocking: bool,
+    /// The system has said that there is no connection any more: nothing is left to reset.
+    pub(super) is_gone: bool,
 }
 
 /// A receive, or a listener's accept: streaming.
@@ -107,7 +109,7 @@ pub(super) struct Connecting {
 
 impl Record {
     pub(super) fn new(socket: socket2::Socket) -> Self {
-        Self { socket, inbound: None, outbound: None, connecting: None, made_blocking: false }
+        Self { socket, inbound: None, outbound: None, connecting: None, made_blocking: false, is_gone: false }
     }
 
     #[inline]
