@@ -148,7 +148,7 @@ impl<S> Context<'_, S> {
     /// The other end's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
-        self.session.peer
+        self.session.peer()
     }
 
     /// The time of this turn, on the worker's clock.

@@ -14,8 +14,6 @@ use wharf_port::{BufferPool, Frame, FrameBuf, Gather};
 /// What waits to be sent on one session, in order.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
-    /// Blocks that are full and frames that stand alone. An empty frame is one that was dropped.
-    line: VecDeque<Frame>,
     /// The block being written, behind all of the line.
     tail: Option<FrameBuf>,
     /// Bytes in `line` and `tail`.
@@ -24,6 +22,14 @@ pub(crate) struct SendQueue {
     in_flight_bytes: u32,
     /// Bytes of frames that go first.
     control_bytes: u32,
+    /// Made with the first frame in it: who only answers needs none.
+    line: Option<Box<Line>>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// Blocks that are full and frames that stand alone. An empty frame is one that was dropped.
+    frames: VecDeque<Frame>,
     special: Option<Box<Special>>,
 }
 
@@ -73,7 +79,7 @@ impl SendQueue {
     /// Frames in line, whose places take memory beside their bytes.
     #[inline]
     pub(crate) fn places(&self) -> usize {
-        self.line.len()
+        self.line.as_ref().map_or(0, |line| line.frames.len())
     }
 
     /// Bytes that the port has.
@@ -94,7 +100,7 @@ impl SendQueue {
 
     /// Whether what waits is as much as leaves in one send.
     pub(crate) fn fills_a_gather(&self) -> bool {
-        self.waiting_bytes >= GATHER_BYTES_MAX || self.line.len() >= Gather::FRAMES_MAX
+        self.waiting_bytes >= GATHER_BYTES_MAX || self.places() >= Gather::FRAMES_MAX
     }
 
     /// Appends one frame behind the others: `write` gets room for `len` bytes, in which may be what
@@ -141,7 +147,7 @@ impl SendQueue {
             }
             Some(old) => {
                 if !old.is_empty() {
-                    self.line.push_back(old.freeze());
+                    self.line().frames.push_back(old.freeze());
                 }
                 pool.take(wanted)
             }
@@ -152,8 +158,17 @@ impl SendQueue {
     /// Ends the block being written: what comes next stands in a block of its own.
     pub(crate) fn end_block(&mut self) {
         if let Some(tail) = self.tail.take_if(|tail| !tail.is_empty()) {
-            self.line.push_back(tail.freeze());
+            self.line().frames.push_back(tail.freeze());
         }
+    }
+
+    #[inline]
+    fn line(&mut self) -> &mut Line {
+        self.line.get_or_insert_default()
+    }
+
+    fn special(&mut self) -> &mut Special {
+        self.line().special.get_or_insert_default()
     }
 
     /// Whether `len` bytes could be copied behind what is written already.
@@ -169,55 +184,38 @@ impl SendQueue {
         debug_assert!(!frame.is_empty());
         self.end_block();
         self.waiting_bytes += frame.len();
-        self.line.push_back(frame);
+        self.line().frames.push_back(frame);
     }
 
     /// As [`push`](Self::push), a frame that [`drop_oldest`](Self::drop_oldest) may drop.
     pub(crate) fn push_droppable(&mut self, frame: Frame) {
         self.push(frame);
         let number = self.last_number();
-        self.special.get_or_insert_default().oldest.push_back(number);
+        self.special().oldest.push_back(number);
     }
 
     /// Drops the oldest frame that may be; false if there is none.
     pub(crate) fn drop_oldest(&mut self) -> bool {
-        let Some(special) = &mut self.special else { return false };
+        let Some(line) = &mut self.line else { return false };
+        let Some(special) = &mut line.special else { return false };
         let Some(number) = special.oldest.pop_front() else { return false };
-        let frame = std::mem::take(&mut self.line[(number - special.line_start) as usize]);
+        let frame = std::mem::take(&mut line.frames[(number - special.line_start) as usize]);
         self.waiting_bytes -= frame.len();
         special.dropped += 1;
-        if special.dropped > DROPPED_KEPT_MAX && special.dropped > self.line.len() / 2 {
-            self.close_ranks();
+        if special.dropped > DROPPED_KEPT_MAX && special.dropped > line.frames.len() / 2 {
+            line.close_ranks();
         }
         true
-    }
-
-    /// Takes dropped frames out of the line and numbers the others again.
-    fn close_ranks(&mut self) {
-        let special = self.special.as_mut().expect("something was dropped");
-        let start = special.line_start;
-        // How far each moves up. Those that are looked for by number are all in line.
-        let mut gone = 0;
-        let moved: Vec<u64> = (self.line.iter())
-            .map(|frame| {
-                gone += u64::from(frame.is_empty());
-                gone
-            })
-            .collect();
-        let up = |number: &mut u64| *number -= moved[(*number - start) as usize];
-        special.oldest.iter_mut().for_each(up);
-        special.latest.iter_mut().map(|(_, number)| number).for_each(up);
-        special.dropped = 0;
-        self.line.retain(|frame| !frame.is_empty());
     }
 
     /// Puts a frame into the place of the one of its key that waits, or behind the others, if that
     /// keeps the line within `limit`. At most [`LATEST_KEYS_MAX`] keys wait at one time.
     pub(crate) fn put_latest(&mut self, key: u64, frame: Frame, limit: usize) -> Latest {
         debug_assert!(!frame.is_empty());
-        let special = self.special.get_or_insert_default();
+        let line = self.line.get_or_insert_default();
+        let special = line.special.get_or_insert_default();
         if let Some((_, number)) = special.latest.iter().find(|(other, _)| *other == key) {
-            let old = &mut self.line[(number - special.line_start) as usize];
+            let old = &mut line.frames[(number - special.line_start) as usize];
             let others = self.waiting_bytes - old.len();
             if others + self.in_flight_bytes as usize + frame.len() > limit {
                 return Latest::TooLarge;
@@ -234,7 +232,7 @@ impl SendQueue {
         }
         self.push(frame);
         let number = self.last_number();
-        self.special.get_or_insert_default().latest.push((key, number));
+        self.special().latest.push((key, number));
         Latest::Queued
     }
 
@@ -242,13 +240,13 @@ impl SendQueue {
     pub(crate) fn push_control(&mut self, frame: Frame) {
         debug_assert!(!frame.is_empty());
         self.control_bytes += frame.len() as u32;
-        self.special.get_or_insert_default().control.push_back(frame);
+        self.special().control.push_back(frame);
     }
 
     /// The number of the last frame in line.
     fn last_number(&mut self) -> u64 {
-        let start = self.special.get_or_insert_default().line_start;
-        start + self.line.len() as u64 - 1
+        let start = self.special().line_start;
+        start + self.places() as u64 - 1
     }
 
     /// Moves what comes next into an empty `gather`: in order, at most 64 frames, and 64 KiB unless
@@ -259,27 +257,15 @@ impl SendQueue {
             self.fill_with_control(gather);
         }
         let control_bytes = gather.bytes();
-        let (mut left, mut dropped) = (0, 0);
-        while !gather.is_full() {
-            let fits = |bytes| gather.is_empty() || gather.bytes() + bytes <= GATHER_BYTES_MAX;
-            if self.line.is_empty() {
-                if let Some(tail) = self.tail.take_if(|tail| fits(tail.len()))
-                    && !tail.is_empty()
-                {
-                    gather.push(tail.freeze());
-                }
-                break;
-            }
-            let Some(frame) = self.line.pop_front_if(|frame| fits(frame.len())) else { break };
-            left += 1;
-            if frame.is_empty() {
-                dropped += 1;
-            } else {
-                gather.push(frame);
-            }
+        if let Some(line) = &mut self.line {
+            line.fill(gather);
         }
-        if let Some(special) = &mut self.special {
-            special.on_left(left, dropped);
+        if self.places() == 0
+            && !gather.is_full()
+            && let Some(tail) = self.tail.take_if(|tail| fits(gather, tail.len()))
+            && !tail.is_empty()
+        {
+            gather.push(tail.freeze());
         }
         self.waiting_bytes -= gather.bytes() - control_bytes;
         self.in_flight_bytes = gather.bytes() as u32;
@@ -287,11 +273,10 @@ impl SendQueue {
 
     #[cold]
     fn fill_with_control(&mut self, gather: &mut Gather) {
-        let control = &mut self.special.as_mut().expect("there are such frames").control;
-        while let Some(frame) = control.pop_front_if(|frame| {
-            !gather.is_full()
-                && (gather.is_empty() || gather.bytes() + frame.len() <= GATHER_BYTES_MAX)
-        }) {
+        let control = &mut self.special().control;
+        while !gather.is_full()
+            && let Some(frame) = control.pop_front_if(|frame| fits(gather, frame.len()))
+        {
             gather.push(frame);
         }
         self.control_bytes -= gather.bytes() as u32;
@@ -315,19 +300,60 @@ impl SendQueue {
     #[inline]
     pub(crate) fn release(&mut self) {
         self.tail = None;
-        if self.line.capacity() > KEPT_FRAMES_MAX || !self.line.is_empty() {
-            self.release_line();
+        if let Some(line) = &mut self.line
+            && (line.frames.capacity() > KEPT_FRAMES_MAX || !line.frames.is_empty())
+        {
+            line.release();
+        }
+    }
+}
+
+impl Line {
+    /// Moves frames into `gather` while they fit.
+    fn fill(&mut self, gather: &mut Gather) {
+        let (mut left, mut dropped) = (0, 0);
+        while !gather.is_full()
+            && let Some(frame) = self.frames.pop_front_if(|frame| fits(gather, frame.len()))
+        {
+            left += 1;
+            if frame.is_empty() {
+                dropped += 1;
+            } else {
+                gather.push(frame);
+            }
+        }
+        if let Some(special) = &mut self.special {
+            special.on_left(left, dropped);
         }
     }
 
+    /// Takes dropped frames out and numbers the others again.
+    fn close_ranks(&mut self) {
+        let special = self.special.as_mut().expect("something was dropped");
+        let start = special.line_start;
+        // How far each moves up. Those that are looked for by number are all in line.
+        let mut gone = 0;
+        let moved: Vec<u64> = (self.frames.iter())
+            .map(|frame| {
+                gone += u64::from(frame.is_empty());
+                gone
+            })
+            .collect();
+        let up = |number: &mut u64| *number -= moved[(*number - start) as usize];
+        special.oldest.iter_mut().for_each(up);
+        special.latest.iter_mut().map(|(_, number)| number).for_each(up);
+        special.dropped = 0;
+        self.frames.retain(|frame| !frame.is_empty());
+    }
+
     #[cold]
-    fn release_line(&mut self) {
+    fn release(&mut self) {
         if let Some(special) = &mut self.special {
             // Nothing waits: what is there was dropped.
-            special.on_left(self.line.len(), self.line.len());
+            special.on_left(self.frames.len(), self.frames.len());
         }
-        self.line.clear();
-        self.line.shrink_to(KEPT_FRAMES_MAX);
+        self.frames.clear();
+        self.frames.shrink_to(KEPT_FRAMES_MAX);
     }
 }
 
@@ -340,6 +366,12 @@ impl Special {
         self.latest.retain(|(_, number)| *number >= start);
         while self.oldest.pop_front_if(|number| *number < start).is_some() {}
     }
+}
+
+/// Whether so many bytes may leave with what is in `gather`.
+#[inline]
+fn fits(gather: &Gather, bytes: usize) -> bool {
+    gather.is_empty() || gather.bytes() + bytes <= GATHER_BYTES_MAX
 }
 
 /// Frames are copied together into blocks of at most this size; beyond it another block is cheaper
@@ -584,7 +616,7 @@ mod tests {
                 prop_assert_eq!(queue.control_bytes(), control);
                 prop_assert_eq!(queue.bytes(), model.line_bytes() + control);
                 prop_assert_eq!(queue.is_empty(), model.line.is_empty() && model.control.is_empty());
-                let frames = queue.line.len();
+                let frames = queue.places();
                 let most = model.line.len() + DROPPED_KEPT_MAX.max(frames / 2);
                 prop_assert!(frames <= most, "{} frames, {} wait", frames, model.line.len());
             }

@@ -164,7 +164,7 @@ impl Session {
         let listening = shared.handle.local_addrs();
         SessionInfo {
             id: self.id,
-            peer: self.peer,
+            peer: self.peer(),
             listener: listening.get(usize::from(self.service)).copied(),
             opened: self.opened,
             age: shared.now.since(self.opened),

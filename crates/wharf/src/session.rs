@@ -9,14 +9,17 @@
 mod deadline;
 mod heartbeat;
 mod meter;
+mod peer;
 mod receive;
+mod table;
+mod unread;
 
-use std::{collections::VecDeque, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use wharf_port::{BufferPool, Close, FrameBuf, Gather, Socket, Time};
 
 use crate::{
-    framing::{Framing, Need},
+    framing::Framing,
     handle::Handle,
     handler::{CloseReason, SessionId},
     handler_times::{Clock, Stopwatch},
@@ -36,45 +39,44 @@ pub(crate) use self::{
     heartbeat::Heartbeat,
     meter::Meter,
     receive::{Hold, Receiving, Round},
+    table::SessionTable,
 };
+use self::{peer::Peer, unread::Unread};
 
-/// One connection.
+/// One connection. Most of them are idle most of the time, so that what few need, or for short, is
+/// behind a pointer.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) socket: Socket,
-    pub(crate) peer: SocketAddr,
+    peer: Peer,
     pub(crate) opened: Time,
     pub(crate) limits: Arc<Limits>,
     pub(crate) queue: SendQueue,
     pub(crate) receiving: Receiving,
     /// The start of a frame whose rest has not arrived.
-    pub(crate) unread: Option<Unread>,
+    pub(crate) unread: Option<Box<Unread>>,
     /// When the send that is in flight was started.
     pub(crate) send_started: Time,
-    /// Since when the send queue is above its soft mark, if it is.
-    pub(crate) above_since: Time,
+    /// Its send queue is above its soft mark.
     pub(crate) is_above: bool,
     pub(crate) sending: Sending,
     /// In the list of those who wait for the next flush of their interval.
     pub(crate) held_back: bool,
     /// What waits leaves without waiting for that flush.
     pub(crate) flushing: bool,
-    /// What arrived while frames were held back; boxed because most sessions never are.
-    pub(crate) kept_back: Option<Box<FrameBuf>>,
     /// What is measured of sessions with a rate, and of strangers.
     pub(crate) meter: Option<Box<Meter>>,
     /// Boxed because most sessions have none.
     pub(crate) heartbeat: Option<Box<Heartbeat>>,
     /// `None` when no deadline is running.
     deadline: Option<TimerId>,
-    /// The handler's timers; the box is made when the first is set.
+    /// Made when some of it is needed.
+    aside: Option<Box<Aside>>,
+    /// The topics that it has subscribed to; the box is made with the first.
     #[expect(
         clippy::box_collection,
-        reason = "most sessions set none, and then it is 8 bytes, not 24"
+        reason = "most sessions have none, and then it is 8 bytes, not 24"
     )]
-    user_timers: Option<Box<Vec<(u64, TimerId)>>>,
-    /// The topics that it has subscribed to; the box is made with the first.
-    #[expect(clippy::box_collection, reason = "as above")]
     pub(crate) memberships: Option<Box<Vec<Membership>>>,
     /// Where its handler keeps its data: among the sessions of the thread that the handler is on.
     pub(crate) place: u32,
@@ -95,8 +97,17 @@ pub(crate) struct Session {
     pub(crate) dirty: bool,
     /// What the handler, or the library during a call of it, asked for; done after the call.
     requested: Option<CloseReason>,
-    /// Bytes read and thrown away since it began to close.
-    pub(crate) discarded_bytes: u32,
+}
+
+/// What most sessions never need.
+#[derive(Default)]
+struct Aside {
+    /// What arrived while frames were held back.
+    kept_back: Option<FrameBuf>,
+    /// The handler's.
+    timers: Vec<(u64, TimerId)>,
+    /// Since when the send queue is above its soft mark, if it is.
+    above_since: Time,
 }
 
 /// How far a session is.
@@ -108,15 +119,6 @@ pub(crate) enum Stage {
     Lingering,
     /// Waiting for everything in flight; then the socket is closed like this.
     Joining(Close),
-}
-
-/// A frame in the making.
-#[derive(Debug)]
-pub(crate) struct Unread {
-    pub(crate) bytes: FrameBuf,
-    pub(crate) need: Need,
-    /// When its first byte was there, on the session's clock of receiving.
-    pub(crate) since: Time,
 }
 
 /// What all sessions of a worker share, apart from the port.
@@ -139,6 +141,9 @@ pub(crate) struct Shared {
     pub(crate) topics: Topics,
     /// Kept for its room.
     pub(crate) parts: Vec<Part>,
+    /// No session's at present.
+    #[expect(clippy::vec_box, reason = "sessions take the boxes")]
+    unreads: Vec<Box<Unread>>,
     /// One list for each interval.
     pub(crate) held_back: Vec<HeldBack>,
     /// Frames in the lines of all sessions.
@@ -181,6 +186,7 @@ impl Shared {
             framings,
             topics: Topics::default(),
             parts: Vec::new(),
+            unreads: Vec::new(),
             held_back: Vec::new(),
             places: 0,
             frames_found: 0,
@@ -196,7 +202,8 @@ impl Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimerKey {
     Deadline(SessionId),
-    User(SessionId, u64),
+    /// One of the handler's, which knows its own key.
+    User(SessionId),
     /// A job that waits for its time, by number.
     Job(u64),
     /// Accept again on this listener.
@@ -220,23 +227,21 @@ impl Session {
         Self {
             id,
             socket,
-            peer,
+            peer: peer.into(),
             opened: now,
             limits: Arc::clone(limits),
             queue: SendQueue::default(),
             receiving: Receiving::new(now),
             unread: None,
             send_started: Time::ZERO,
-            above_since: Time::ZERO,
             is_above: false,
             sending: Sending::default(),
             held_back: false,
             flushing: false,
-            kept_back: None,
             meter: None,
             heartbeat: None,
             deadline: None,
-            user_timers: None,
+            aside: None,
             memberships: None,
             place: id.slot(),
             logic_bytes: 0,
@@ -249,7 +254,6 @@ impl Session {
             is_accepted: false,
             dirty: false,
             requested: None,
-            discarded_bytes: 0,
         }
     }
 
@@ -276,18 +280,20 @@ impl Session {
         self.requested.take()
     }
 
-    /// Keeps `bytes` of an unfinished frame. Room grows with what has arrived: what the peer has
-    /// announced gets its room at once only up to four times that.
-    pub(crate) fn keep_unread(&mut self, pool: &BufferPool, bytes: &[u8], need: Need) {
-        let Some(unread) = &mut self.unread else {
-            let announced = need.frame_bytes_min(bytes.len());
-            let mut buffer = pool.take(announced.min(4 * bytes.len()).max(bytes.len()));
-            buffer.append(bytes);
-            self.unread = Some(Unread { bytes: buffer, need, since: self.receiving.last });
-            return;
-        };
-        unread.bytes.extend_from_slice(bytes);
-        unread.need = need;
+    /// The other end's address.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer.into()
+    }
+
+    /// Its send queue is above its soft mark from now on.
+    pub(crate) fn rise_above(&mut self, now: Time) {
+        self.is_above = true;
+        self.aside.get_or_insert_default().above_since = now;
+    }
+
+    /// Since when its send queue is above its soft mark, if it is.
+    pub(crate) fn above_since(&self) -> Option<Time> {
+        self.aside.as_ref().filter(|_| self.is_above).map(|aside| aside.above_since)
     }
 
     /// Keeps bytes whose frames the handler does not want yet: at most what was received before the
@@ -296,14 +302,17 @@ impl Session {
         if bytes.is_empty() {
             return;
         }
-        let buffer = self.kept_back.get_or_insert_with(|| Box::new(pool.take(bytes.len())));
-        let total = buffer.len() + bytes.len();
-        if total > buffer.capacity() {
-            let mut larger = pool.take(total.max(buffer.capacity() * 2));
-            larger.append(buffer);
-            **buffer = larger;
-        }
-        buffer.append(bytes);
+        let kept_back = &mut self.aside.get_or_insert_default().kept_back;
+        kept_back.get_or_insert_with(|| pool.take(bytes.len())).extend_from_slice(bytes);
+    }
+
+    /// Bytes that were kept back.
+    pub(crate) fn kept_back_bytes(&self) -> usize {
+        self.aside.as_ref().and_then(|aside| aside.kept_back.as_ref()).map_or(0, FrameBuf::len)
+    }
+
+    pub(crate) fn take_kept_back(&mut self) -> Option<FrameBuf> {
+        self.aside.as_mut()?.kept_back.take()
     }
 
     /// Where its handler keeps its data.
@@ -324,118 +333,39 @@ impl Session {
         }
         self.cancel_timer(shared, key);
         let at = (shared.now + delay).as_nanos();
-        let timer = shared.timers.insert(at, TimerKey::User(self.id, key));
-        self.user_timers.get_or_insert_default().push((key, timer));
+        let timer = shared.timers.insert(at, TimerKey::User(self.id));
+        self.aside.get_or_insert_default().timers.push((key, timer));
     }
 
     pub(crate) fn cancel_timer(&mut self, shared: &mut Shared, key: u64) {
-        if let Some(timer) = self.take_timer(key) {
+        if let Some((_, timer)) = self.take_timer(|(other, _)| *other == key) {
             shared.timers.cancel(timer);
         }
     }
 
-    /// Forgets the handler's timer with this key, which has fired; false if it was cancelled or set
+    /// Forgets the handler's timer that has fired, and says its key; `None` if it was cancelled or set
     /// again since, by something that was due in the same turn.
-    pub(crate) fn timer_fired(&mut self, timers: &Wheel<TimerKey>, key: u64) -> bool {
-        let mut set = self.user_timers.iter().flat_map(|timers| timers.iter());
-        let fired = set.any(|(other, id)| *other == key && !timers.contains(*id));
-        fired && self.take_timer(key).is_some()
+    pub(crate) fn timer_fired(&mut self, fired: TimerId) -> Option<u64> {
+        self.take_timer(|(_, timer)| *timer == fired).map(|(key, _)| key)
     }
 
-    /// Forgets the handler's timer with this key; `None` if there is none.
-    pub(crate) fn take_timer(&mut self, key: u64) -> Option<TimerId> {
-        let timers = self.user_timers.as_mut()?;
-        let index = timers.iter().position(|(other, _)| *other == key)?;
-        Some(timers.swap_remove(index).1)
+    /// Forgets one of the handler's timers; `None` if there is no such.
+    fn take_timer(&mut self, which: impl Fn(&(u64, TimerId)) -> bool) -> Option<(u64, TimerId)> {
+        let timers = &mut self.aside.as_mut()?.timers;
+        let index = timers.iter().position(which)?;
+        Some(timers.swap_remove(index))
     }
 
     /// Gives up all that a session which handles nothing more does not need.
     pub(crate) fn end_handling(&mut self, shared: &mut Shared) {
-        for (_, timer) in self.user_timers.take().into_iter().flat_map(|timers| *timers) {
-            shared.timers.cancel(timer);
-        }
-        self.unread = None;
-        self.kept_back = None;
-        self.requested = None;
-    }
-}
-
-/// The sessions of one worker: slots with generations. A free slot is used again as late as
-/// possible, under its next generation; one whose generations are spent is retired (I10).
-pub(crate) struct SessionTable {
-    slots: Vec<TableSlot>,
-    free: VecDeque<u32>,
-    worker: u8,
-    slots_max: usize,
-    len: usize,
-}
-
-struct TableSlot {
-    generation: u32,
-    session: Option<Box<Session>>,
-}
-
-impl SessionTable {
-    /// A table of at most `slots_max` sessions; a retired slot counts.
-    pub(crate) fn new(worker: u8, slots_max: usize) -> Self {
-        debug_assert!(slots_max <= SessionId::SLOT_MAX as usize + 1);
-        Self { slots: Vec::new(), free: VecDeque::new(), worker, slots_max, len: 0 }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Makes a session under a new id; `None` if every slot is taken.
-    pub(crate) fn insert(
-        &mut self,
-        make: impl FnOnce(SessionId) -> Session,
-    ) -> Option<&mut Session> {
-        let slot = match self.free.pop_front() {
-            Some(slot) => slot,
-            None if self.slots.len() >= self.slots_max => return None,
-            None => {
-                self.slots.push(TableSlot { generation: 0, session: None });
-                (self.slots.len() - 1) as u32
+        if let Some(aside) = &mut self.aside {
+            aside.kept_back = None;
+            for (_, timer) in aside.timers.drain(..) {
+                shared.timers.cancel(timer);
             }
-        };
-        let entry = &mut self.slots[slot as usize];
-        self.len += 1;
-        let id = SessionId::new(self.worker, slot, entry.generation);
-        Some(entry.session.insert(Box::new(make(id))))
-    }
-
-    /// The session in this slot, whichever it is.
-    #[inline]
-    pub(crate) fn at(&mut self, slot: u32) -> Option<&mut Session> {
-        self.slots.get_mut(slot as usize)?.session.as_deref_mut()
-    }
-
-    /// The session with this id, if it still is.
-    #[inline]
-    pub(crate) fn get(&mut self, id: SessionId) -> Option<&mut Session> {
-        let entry = self.slots.get_mut(id.slot() as usize)?;
-        if entry.generation == id.generation() { entry.session.as_deref_mut() } else { None }
-    }
-
-    /// Frees the slot of this session.
-    pub(crate) fn remove(&mut self, id: SessionId) {
-        let entry = &mut self.slots[id.slot() as usize];
-        debug_assert_eq!(entry.generation, id.generation());
-        entry.session = None;
-        self.len -= 1;
-        entry.generation += 1;
-        if entry.generation <= SessionId::GENERATION_MAX {
-            self.free.push_back(id.slot());
         }
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().filter_map(|entry| entry.session.as_deref())
-    }
-
-    pub(crate) fn ids(&self) -> Vec<SessionId> {
-        self.iter().map(|session| session.id).collect()
+        self.take_unread(shared);
+        self.requested = None;
     }
 }
 
@@ -479,16 +409,6 @@ mod tests {
         (Arc::default(), Box::new(|| Time::ZERO))
     }
 
-    /// Idle sessions are what a server has most of; their memory is what this takes, and a slot in
-    /// each of three tables.
-    #[test]
-    fn a_session_is_small() {
-        let bytes = std::mem::size_of::<Session>();
-        assert!(bytes <= SESSION_BYTES_MAX, "{bytes}");
-    }
-
-    const SESSION_BYTES_MAX: usize = 312;
-
     /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
     /// to send keeps no block.
     #[test]
@@ -529,40 +449,5 @@ mod tests {
             assert_eq!(session.enqueue(&mut shared, &Broken(encoded), packet), expected);
             assert_eq!((session.queue.bytes(), shared.pool.blocks_in_use()), (0, 0), "{encoded:?}");
         }
-    }
-
-    /// A slot is used again as late as possible; a stale id never finds who has it now; a slot whose
-    /// generations are spent is retired (I10).
-    #[test]
-    fn ids_are_not_used_again_and_stale_ones_find_nobody() {
-        let address = ([10, 0, 0, 1], 1).into();
-        let mut port = SimNet::new(1, Faults::none()).open(&Config::default());
-        let socket = port.stream(address, &SocketOptions::default()).unwrap();
-        let limits = Arc::new(Limits::default());
-        let make = |id| Session::new(id, 0, socket, address, &limits, Time::ZERO);
-        let mut table = SessionTable::new(3, 3);
-        let first = table.insert(make).unwrap().id;
-        let second = table.insert(make).unwrap().id;
-        table.remove(first);
-        table.remove(second);
-        let again: Vec<_> = (0..2).map(|_| table.insert(make).unwrap().id).collect();
-        assert_eq!(
-            again.iter().map(|id| id.slot()).collect::<Vec<_>>(),
-            [0, 1],
-            "first freed first"
-        );
-        assert!(again.iter().all(|id| *id != first && *id != second && id.worker() == 3));
-        assert!(table.get(first).is_none() && table.get(second).is_none());
-        assert!(again.iter().all(|id| table.get(*id).is_some()));
-
-        table.remove(again[0]);
-        table.slots[0].generation = SessionId::GENERATION_MAX;
-        let last = table.insert(make).unwrap().id;
-        assert_eq!((last.slot(), last.generation()), (0, SessionId::GENERATION_MAX));
-        table.remove(last);
-        assert_eq!(table.insert(make).unwrap().id.slot(), 2, "slot 0 is retired");
-        assert!(table.get(last).is_none());
-        assert_eq!(table.len(), 2);
-        assert!(table.insert(make).is_none(), "no slot beyond those that there may be");
     }
 }

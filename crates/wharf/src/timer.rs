@@ -85,12 +85,17 @@ impl<K: Copy> Wheel<K> {
         let slot = self.take_entry(tick, key);
         self.push_back(slot);
         self.len += 1;
+        self.id(slot)
+    }
+
+    /// The id of the timer that has this entry.
+    fn id(&self, slot: u32) -> TimerId {
         let generation = NonZeroU32::new(self.entries[slot as usize].generation);
         TimerId { slot, generation: generation.expect("the generation of a timer is odd") }
     }
 
     /// Whether the timer has neither expired nor been cancelled.
-    pub(crate) fn contains(&self, id: TimerId) -> bool {
+    fn contains(&self, id: TimerId) -> bool {
         let entry = self.entries.get(id.slot as usize);
         entry.is_some_and(|entry| entry.generation == id.generation.get())
     }
@@ -105,13 +110,13 @@ impl<K: Copy> Wheel<K> {
         there
     }
 
-    /// Moves the time on to `now_ns` and appends the keys of all timers that are due by then to
-    /// `due`: by tick, and in the order of insertion within one. A time before the latest one
-    /// seen counts as that.
+    /// Moves the time on to `now_ns` and appends all timers that are due by then to `due`: by tick,
+    /// and in the order of insertion within one. A time before the latest one seen counts as that.
+    /// Their ids are stale by then, and say which of somebody's timers this was.
     ///
     /// Costs as much as there are occupied slots on the way, however long the way is.
     #[inline]
-    pub(crate) fn expire(&mut self, now_ns: u64, due: &mut Vec<K>) {
+    pub(crate) fn expire(&mut self, now_ns: u64, due: &mut Vec<(TimerId, K)>) {
         self.now_ns = self.now_ns.max(now_ns);
         if self.has_to_move() {
             self.move_on(due);
@@ -119,7 +124,7 @@ impl<K: Copy> Wheel<K> {
     }
 
     #[inline(never)]
-    fn move_on(&mut self, due: &mut Vec<K>) {
+    fn move_on(&mut self, due: &mut Vec<(TimerId, K)>) {
         let target_tick = tick_started(self.now_ns, self.tick_ns);
         while let Some((level, slot, start_tick)) = self.next_slot() {
             if start_tick > target_tick {
@@ -131,7 +136,7 @@ impl<K: Copy> Wheel<K> {
             while entry != NIL {
                 let Entry { next, key, .. } = self.entries[entry as usize];
                 if level == 0 {
-                    due.push(key);
+                    due.push((self.id(entry), key));
                     self.give_back_entry(entry);
                 } else {
                     self.push_back(entry);
@@ -257,8 +262,9 @@ impl<K: Copy> Wheel<K> {
     }
 }
 
-/// A slot of the slab.
+/// A slot of the slab. Every session has one, so that it is packed: none of it is ever borrowed.
 #[derive(Clone, Copy)]
+#[repr(C, packed(4))]
 struct Entry<K> {
     /// The tick in which the timer is due.
     tick: u64,
@@ -323,7 +329,8 @@ mod tests {
     fn expired<K: Copy>(wheel: &mut Wheel<K>, now_ns: u64) -> Vec<K> {
         let mut due = Vec::new();
         wheel.expire(now_ns, &mut due);
-        due
+        assert!(due.iter().all(|(id, _)| !wheel.cancel(*id)), "stale once it has expired");
+        due.into_iter().map(|(_, key)| key).collect()
     }
 
     #[test]
@@ -386,6 +393,23 @@ mod tests {
     }
 
     #[test]
+    fn what_expires_says_which_timer_it_was() {
+        let mut wheel = Wheel::new(0, TICK_NS);
+        let ids: Vec<_> = [3, 1, 2].map(|tick| wheel.insert(tick * TICK_NS, ())).into();
+        assert!(wheel.cancel(ids[2]));
+        let again = wheel.insert(2 * TICK_NS, ());
+        let mut due = Vec::new();
+        wheel.expire(3 * TICK_NS, &mut due);
+        assert_eq!(due, [(ids[1], ()), (again, ()), (ids[0], ())]);
+    }
+
+    /// Every session has a timer.
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Entry<[u64; 2]>>() <= 36);
+    }
+
+    #[test]
     fn cancel_takes_out_the_first_the_middle_and_the_last_of_a_list() {
         for cancelled in 0..4 {
             let mut wheel = Wheel::new(0, TICK_NS);
@@ -439,8 +463,8 @@ mod tests {
             let ticks: Vec<_> = (0..TIMERS).map(|n| deadline(n).div_ceil(TICK_NS)).collect();
             now_ns += 3_600_000_000_000 + TICK_NS;
             wheel.expire(now_ns, &mut due);
-            assert!(due.iter().all(|n| n % 2 == 1));
-            assert!(due.is_sorted_by_key(|n| (ticks[*n as usize], *n)));
+            assert!(due.iter().all(|(_, n)| n % 2 == 1));
+            assert!(due.is_sorted_by_key(|(_, n)| (ticks[*n as usize], *n)));
             assert_eq!(due.len() as u64, TIMERS / 2);
             assert!(wheel.is_empty());
             due.clear();

@@ -69,7 +69,7 @@ pub(crate) struct Worker {
     done: Vec<Done>,
     commands: Vec<Command>,
     command_bytes: Vec<u8>,
-    due: Vec<TimerKey>,
+    due: Vec<(TimerId, TimerKey)>,
     /// Of the memory for what waits to be sent.
     leased_pieces: usize,
     /// What aborted sessions have in flight.
@@ -310,7 +310,8 @@ impl Worker {
             }
             Stage::Open | Stage::Flushing | Stage::Lingering => {
                 let bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                session.discarded_bytes = session.discarded_bytes.saturating_add(bytes);
+                let discarded_bytes = &mut session.receiving.discarded_bytes;
+                *discarded_bytes = discarded_bytes.saturating_add(bytes);
             }
             Stage::Connecting | Stage::Joining(_) => {}
         }
@@ -340,8 +341,7 @@ impl Worker {
     fn on_above_soft_mark(&mut self, id: SessionId) {
         let session = self.sessions.get(id).expect("an open session");
         self.shared.stats.soft_marks_crossed += 1;
-        session.is_above = true;
-        session.above_since = self.shared.now;
+        session.rise_above(self.shared.now);
         session.arm(&mut self.shared);
         // One that has not yet gone down to half of it is told nothing new.
         if !session.receiving.holds().has(Hold::SoftMark) {
@@ -384,7 +384,7 @@ impl Worker {
         if session.stage != Stage::Open || session.is_held() {
             return;
         }
-        if let Some(bytes) = session.kept_back.take() {
+        if let Some(bytes) = session.take_kept_back() {
             let service = &mut self.services[usize::from(session.service)];
             service.on_received(session, &mut self.shared, &bytes);
             self.after_call(id);
@@ -485,7 +485,7 @@ impl Worker {
             // Beyond that nothing more is read; the connection stays until its deadline, because
             // closing it with unread input would destroy what the peer has not yet got.
             Stage::Flushing | Stage::Lingering => {
-                session.discarded_bytes as usize <= session.limits.linger_bytes_max
+                session.receiving.discarded_bytes as usize <= session.limits.linger_bytes_max
             }
             Stage::Connecting | Stage::Joining(_) => false,
         };

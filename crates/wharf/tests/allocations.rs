@@ -1,5 +1,5 @@
 //! What a server allocates, counted over the whole process: nothing for a message once it is warm,
-//! and nothing on the word of a peer. One test in a process of its own, so that nobody else
+//! nothing on the word of a peer, and little for a session that is idle. One test in a process of its own, so that nobody else
 //! allocates beside it.
 
 use std::{
@@ -97,6 +97,7 @@ fn a_warm_server_allocates_nothing_for_a_message_and_nothing_for_a_declared_leng
         messages(engine, Dispatch::Threads(1));
         sends_from_outside(engine);
         declared_lengths(engine);
+        idle_sessions(engine);
     }
 }
 
@@ -190,6 +191,37 @@ fn declared_lengths(engine: Engine) {
     }
     let bytes = region.change().bytes_allocated;
     assert!(bytes < 4 << 20, "{engine}: {bytes} bytes for 50 headers");
+    drop(clients);
+    finish(&handle);
+}
+
+/// What the server keeps for each connection that has had one frame answered and is silent since. Tables
+/// that double have as many slots for as many sessions more, from one power of two to the next: some slots
+/// are for others.
+fn idle_sessions(engine: Engine) {
+    let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
+    let builder = Server::builder().workers(1).port(config);
+    let server = builder.listen("127.0.0.1:0", LengthField::u32_be(), || PlainEcho);
+    let handle = server.start().unwrap();
+    let address = handle.local_addrs()[0];
+    let mut clients = Vec::with_capacity(250);
+    let mut open_up_to = |count: usize| {
+        while clients.len() < count {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(b"\0\0\0\x04body").unwrap();
+            let mut received = [0; 8];
+            client.read_exact(&mut received).unwrap();
+            assert_eq!(received, *b"\0\0\0\x04body");
+            clients.push(client);
+        }
+    };
+    open_up_to(122);
+    let region = Region::new(ALLOCATOR);
+    open_up_to(250);
+    let change = region.change();
+    let each = change.bytes_allocated.wrapping_sub(change.bytes_deallocated) as isize / 128;
+    let most = if engine == Engine::Uring { 310 } else { 420 };
+    assert!((1..=most).contains(&each), "{engine}: {each} bytes for an idle session");
     drop(clients);
     finish(&handle);
 }

@@ -109,7 +109,14 @@ pub(super) struct Connecting {
 
 impl Record {
     pub(super) fn new(socket: socket2::Socket) -> Self {
-        Self { socket, inbound: None, outbound: None, connecting: None, made_blocking: false, is_gone: false }
+        Self {
+            socket,
+            inbound: None,
+            outbound: None,
+            connecting: None,
+            made_blocking: false,
+            is_gone: false,
+        }
     }
 
     #[inline]

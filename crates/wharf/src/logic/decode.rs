@@ -56,7 +56,7 @@ pub(super) fn frames<F: Framing, R: Receiver>(
             }
             Ok(Decoded::Incomplete { need }) => {
                 if may_come(session, shared, need, window.len(), frame_max) {
-                    session.keep_unread(&shared.pool, window, need);
+                    session.keep_unread(shared, window, need);
                 }
                 break;
             }
@@ -75,7 +75,7 @@ fn finish_unread<'a, F: Framing, R: Receiver>(
 ) -> Result<&'a [u8]> {
     let (session, shared) = receiver.parts();
     while let Some(unread) = &session.unread {
-        let seen = unread.bytes.len();
+        let seen = unread.len();
         let lacking = match unread.need {
             // A framing that asks for no more than there is gets a byte at a time.
             need @ Need::AtLeast(_) => need.frame_bytes_min(seen) - seen,
@@ -83,24 +83,23 @@ fn finish_unread<'a, F: Framing, R: Receiver>(
         };
         let taken = lacking.min(input.len());
         let known = unread.need;
-        session.keep_unread(&shared.pool, &input[..taken], known);
+        session.keep_unread(shared, &input[..taken], known);
         if taken == 0 || (taken < lacking && known != Need::More) {
             return Ok(&[]);
         }
-        let mut unread = session.unread.take().expect("kept above");
-        match framing.decode(&unread.bytes, seen) {
+        let (unread, since) = session.take_unread(shared).expect("kept above");
+        match framing.decode(&unread, seen) {
             Ok(Decoded::Frame { len, body, id }) => {
                 // What was seen before was no whole frame, so that the frame ends in the input.
                 let from_input = len.saturating_sub(seen).min(input.len());
-                checked(receiver, Frame::new(&unread.bytes, len, body, id))?;
+                checked(receiver, Frame::new(&unread, len, body, id))?;
                 return Ok(&input[from_input..]);
             }
             Ok(Decoded::Incomplete { need }) => {
-                if !may_come(session, shared, need, unread.bytes.len(), frame_max) {
+                if !may_come(session, shared, need, unread.len(), frame_max) {
                     return Ok(&[]);
                 }
-                unread.need = need;
-                session.unread = Some(unread);
+                session.put_unread(shared, unread, need, since);
                 input = &input[taken..];
             }
             Err(error) => {

@@ -76,9 +76,9 @@ impl<F: Framing + Clone> Service for Forward<F> {
     }
 
     fn on_open(&mut self, session: &mut Session, shared: &mut Shared) {
-        let Session { service, socket, peer, opened, .. } = *session;
+        let Session { service, socket, opened, .. } = *session;
+        let (peer, limits) = (session.peer(), Arc::clone(&session.limits));
         (session.in_logic, session.ending) = (true, false);
-        let limits = Arc::clone(&session.limits);
         let opening = Opening { service, socket, peer, opened, limits };
         shared.lanes.push(session.id, Entry::Open(session.id, Box::new(opening)));
     }

@@ -20,7 +20,7 @@ use crate::{
     handler_times::Clock,
     metrics::{Leftover, Report, Stats},
     session::{Hold, Meter, Session, Shared, Stage, TimerKey},
-    timer::Wheel,
+    timer::{TimerId, Wheel},
     watch::Watch,
 };
 
@@ -53,7 +53,7 @@ pub(crate) struct Runner {
     stopped: bool,
     // Kept between turns for their room.
     orders: Vec<Order>,
-    due: Vec<TimerKey>,
+    due: Vec<(TimerId, TimerKey)>,
 }
 
 /// A session as its logic thread knows it.
@@ -259,12 +259,12 @@ impl Runner {
         if half.session.is_held() {
             return;
         }
-        if let Some(bytes) = half.session.kept_back.take() {
+        if let Some(bytes) = half.session.take_kept_back() {
             if half.ending.is_none() && self.shared.handle.is_open(id) {
                 let service = &mut self.services[usize::from(half.session.service)];
                 service.on_received(&mut half.session, &mut self.shared, &bytes);
             }
-            let kept = half.session.kept_back.as_ref().map_or(0, |kept| kept.len());
+            let kept = half.session.kept_back_bytes();
             half.consumed += (bytes.len() - kept) as u32;
             drop(bytes);
             self.sessions.touch(id);
@@ -295,7 +295,7 @@ impl Runner {
         let reason = half.ending.unwrap_or(reason);
         let session = &mut half.session;
         session.stage = Stage::Flushing;
-        let kept = session.kept_back.as_ref().map_or(0, |kept| kept.len());
+        let kept = session.kept_back_bytes();
         session.end_handling(&mut self.shared);
         let service = &mut self.services[usize::from(session.service)];
         service.on_close(session, &mut self.shared, reason);
@@ -307,9 +307,9 @@ impl Runner {
     fn run_timers(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.shared.timers.expire(self.shared.now.as_nanos(), &mut due);
-        for key in due.drain(..) {
-            let (id, key) = match key {
-                TimerKey::User(id, key) => (id, key),
+        for (timer, key) in due.drain(..) {
+            let id = match key {
+                TimerKey::User(id) => id,
                 TimerKey::Job(number) => {
                     self.jobs.due(number, &mut self.shared);
                     continue;
@@ -317,8 +317,10 @@ impl Runner {
                 _ => unreachable!("the others are timers of workers"),
             };
             let Some(half) = self.sessions.get(id) else { continue };
-            let fired = half.session.timer_fired(&self.shared.timers, key);
-            if fired && half.ending.is_none() && self.shared.handle.is_open(id) {
+            if let Some(key) = half.session.timer_fired(timer)
+                && half.ending.is_none()
+                && self.shared.handle.is_open(id)
+            {
                 let service = &mut self.services[usize::from(half.session.service)];
                 service.on_timer(&mut half.session, &mut self.shared, key);
                 self.after_event(id);

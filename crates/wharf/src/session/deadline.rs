@@ -11,7 +11,7 @@ use std::time::Duration;
 use wharf_port::Time;
 
 use super::{Hold, Session, Shared, Stage, TimerKey};
-use crate::{handler::CloseReason, limits::Limits, timer::Wheel};
+use crate::{handler::CloseReason, limits::Limits, timer::TimerId};
 
 /// A deadline of an open session has passed: what is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +54,10 @@ impl Session {
         self.first_deadline().filter(|(at, _)| *at <= now).map(|(_, due)| due)
     }
 
-    /// A timer of its deadline has fired; false if another has been set since, by something that was
-    /// due in the same turn.
-    pub(crate) fn deadline_passed(&mut self, timers: &Wheel<TimerKey>) -> bool {
-        let passed = self.deadline.is_some_and(|timer| !timers.contains(timer));
-        if passed {
-            self.deadline = None;
-        }
-        passed
+    /// A timer of its deadline has fired; false if it has been cancelled or set anew since, by
+    /// something that was due in the same turn.
+    pub(crate) fn deadline_passed(&mut self, fired: TimerId) -> bool {
+        self.deadline.take_if(|timer| *timer == fired).is_some()
     }
 
     /// The first of the deadlines that run, which may have passed already.
@@ -87,8 +83,8 @@ impl Session {
             .filter(|_| self.send_in_flight)
             .map(|limit| (self.send_started + limit, Due::Close(CloseReason::IdleWrite)));
         let above = (limits.send_queue_soft_timeout)
-            .filter(|_| self.is_above)
-            .map(|limit| (self.above_since + limit, Due::Close(CloseReason::SlowConsumer)));
+            .zip(self.above_since())
+            .map(|(limit, since)| (since + limit, Due::Close(CloseReason::SlowConsumer)));
         let login = (self.is_stranger())
             .then(|| {
                 on_clock(Time::ZERO, limits.unauthenticated_timeout, CloseReason::Unauthenticated)

@@ -57,6 +57,8 @@ pub(crate) struct Receiving {
     share: u32,
     /// How many bytes the worker had received when a credit was spent last; wraps around.
     spent_at: u32,
+    /// Bytes read and thrown away since the session began to close.
+    pub(crate) discarded_bytes: u32,
     /// While it runs: the time at which the clock would have shown 0. While it stands: what it shows.
     clock_ns: u64,
     /// What the clock showed when bytes arrived last.
@@ -72,6 +74,7 @@ impl Receiving {
             holds: Holds::default(),
             share: 0,
             spent_at: 0,
+            discarded_bytes: 0,
             clock_ns: now.as_nanos(),
             last: Time::ZERO,
         }

@@ -24,7 +24,7 @@ impl Worker {
         assert!(topics <= limits.topics_max, "{id} has {topics} topics");
         let framing = &self.shared.framings[usize::from(session.service)];
         let frame_max = framing.encoded_len(limits.frame_bytes_max);
-        let unread = session.unread.as_ref().map_or(0, |unread| unread.bytes.len());
+        let unread = session.unread.as_ref().map_or(0, |unread| unread.len());
         assert!(unread <= frame_max, "{id} has {unread} bytes of a frame");
         let is_told = session.is_above || session.stage != Stage::Open || session.ending;
         let told = all <= limits.send_queue_bytes_soft || is_told;

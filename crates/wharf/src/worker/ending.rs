@@ -35,7 +35,7 @@ impl Worker {
         let session = self.sessions.get(id).expect("it has just ended");
         self.shared.stats.closed[reason as usize] += 1;
         if let Some(left_out) = self.shared.closes_logged.admit(self.shared.now) {
-            tracing::debug!(session = %id, peer = %session.peer, %reason, left_out, "session closed");
+            tracing::debug!(session = %id, peer = %session.peer(), %reason, left_out, "session closed");
         }
         if let Some(attempt) = self.outgoing.remove(&id)
             && !matches!(
@@ -120,7 +120,7 @@ impl Worker {
         self.port.close(session.socket, how);
         // Only places of frames that were dropped are left.
         self.shared.places -= session.queue.places();
-        let accepted = session.is_accepted.then_some((session.service, session.peer));
+        let accepted = session.is_accepted.then_some((session.service, session.peer()));
         self.sessions.remove(id);
         match accepted {
             Some((service, peer)) => self.give_back_place(self.link(), service, peer),

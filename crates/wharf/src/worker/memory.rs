@@ -74,7 +74,7 @@ fn rank(session: &Session) -> Option<Rank> {
     let bytes = session.queue.bytes();
     let ends = matches!(session.stage, Stage::Open | Stage::Flushing);
     (ends && bytes > 0).then(|| {
-        let since = if session.is_above { session.above_since } else { wharf_port::Time::ZERO };
+        let since = session.above_since().unwrap_or(wharf_port::Time::ZERO);
         (!session.is_above, since, Reverse(bytes), session.id)
     })
 }

@@ -17,6 +17,7 @@ use crate::{
     logic::{Event, KEPT_BYTES_MAX},
     sending::Class,
     session::{Due, Hold, Session, Stage, TimerKey},
+    timer::TimerId,
 };
 
 impl Worker {
@@ -26,10 +27,10 @@ impl Worker {
             return;
         }
         let mut due = std::mem::take(&mut self.due);
-        for key in due.drain(..) {
+        for (timer, key) in due.drain(..) {
             match key {
-                TimerKey::Deadline(id) => self.on_deadline(id),
-                TimerKey::User(id, key) => self.on_user_timer(id, key),
+                TimerKey::Deadline(id) => self.on_deadline(id, timer),
+                TimerKey::User(id) => self.on_user_timer(id, timer),
                 TimerKey::Job(number) => self.jobs.due(number, &mut self.shared),
                 TimerKey::Accept(index) => {
                     self.listeners[usize::from(index)].accept_again = None;
@@ -43,9 +44,9 @@ impl Worker {
         self.due = due;
     }
 
-    pub(super) fn on_deadline(&mut self, id: SessionId) {
+    pub(super) fn on_deadline(&mut self, id: SessionId, timer: TimerId) {
         let Some(session) = self.sessions.get(id) else { return };
-        if !session.deadline_passed(&self.shared.timers) {
+        if !session.deadline_passed(timer) {
             return;
         }
         match session.stage {
@@ -89,9 +90,11 @@ impl Worker {
         self.shared.flushed(index, slots);
     }
 
-    pub(super) fn on_user_timer(&mut self, id: SessionId, key: u64) {
+    pub(super) fn on_user_timer(&mut self, id: SessionId, timer: TimerId) {
         let Some(session) = self.sessions.get(id) else { return };
-        if session.timer_fired(&self.shared.timers, key) && session.is_open() {
+        if let Some(key) = session.timer_fired(timer)
+            && session.is_open()
+        {
             self.services[usize::from(session.service)].on_timer(session, &mut self.shared, key);
             self.after_event(id);
         }
