@@ -1,5 +1,5 @@
 //! What a server allocates, counted over the whole process: nothing for a message once it is warm,
-//! nothing on the word of a peer, and little for a session that is idle. One test in a process of its own, so that nobody else
+//! or for a visit, nothing on the word of a peer, and little for a session that is idle. One test in a process of its own, so that nobody else
 //! allocates beside it.
 
 use std::{
@@ -98,6 +98,7 @@ fn a_warm_server_allocates_nothing_for_a_message_and_nothing_for_a_declared_leng
         sends_from_outside(engine);
         declared_lengths(engine);
         idle_sessions(engine);
+        visits(engine);
     }
 }
 
@@ -199,20 +200,11 @@ fn declared_lengths(engine: Engine) {
 /// that double have as many slots for as many sessions more, from one power of two to the next: some slots
 /// are for others.
 fn idle_sessions(engine: Engine) {
-    let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
-    let builder = Server::builder().workers(1).port(config);
-    let server = builder.listen("127.0.0.1:0", LengthField::u32_be(), || PlainEcho);
-    let handle = server.start().unwrap();
-    let address = handle.local_addrs()[0];
+    let (handle, address) = start_with_default_limits(engine);
     let mut clients = Vec::with_capacity(250);
     let mut open_up_to = |count: usize| {
         while clients.len() < count {
-            let mut client = TcpStream::connect(address).unwrap();
-            client.write_all(b"\0\0\0\x04body").unwrap();
-            let mut received = [0; 8];
-            client.read_exact(&mut received).unwrap();
-            assert_eq!(received, *b"\0\0\0\x04body");
-            clients.push(client);
+            clients.push(visit(address));
         }
     };
     open_up_to(122);
@@ -224,6 +216,31 @@ fn idle_sessions(engine: Engine) {
     assert!((1..=most).contains(&each), "{engine}: {each} bytes for an idle session");
     drop(clients);
     finish(&handle);
+}
+
+/// Who comes, has one frame answered and goes.
+fn visits(engine: Engine) {
+    let (handle, address) = start_with_default_limits(engine);
+    assert_quiet(&format!("{engine}, visits"), || drop(visit(address)));
+    finish(&handle);
+}
+
+fn start_with_default_limits(engine: Engine) -> (Handle, SocketAddr) {
+    let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
+    let builder = Server::builder().workers(1).port(config);
+    let server = builder.listen("127.0.0.1:0", LengthField::u32_be(), || PlainEcho);
+    let handle = server.start().unwrap();
+    let address = handle.local_addrs()[0];
+    (handle, address)
+}
+
+fn visit(address: SocketAddr) -> TcpStream {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.write_all(b"\0\0\0\x04body").unwrap();
+    let mut received = [0; 8];
+    client.read_exact(&mut received).unwrap();
+    assert_eq!(received, *b"\0\0\0\x04body");
+    client
 }
 
 fn finish(handle: &Handle) {
