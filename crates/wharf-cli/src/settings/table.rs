@@ -536,7 +536,7 @@ settings! {
             default: "17KiB",
             unit: "bytes",
             range: 64..=1_048_576,
-            reason: "A message of 16 KiB fits with its header, arrives in one receive and is handled without a copy; measured: with 4 KiB it costs 1.2 times as much.",
+            reason: "A message of 16 KiB fits with its header, arrives in one receive and is handled without a copy; measured: with 4 KiB it costs 1.3 times as much.",
         }
         /// Bytes that one socket may receive before the others have their turn.
         receive_credit_bytes: Bytes {
