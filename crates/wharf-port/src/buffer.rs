@@ -36,7 +36,7 @@ impl Deref for RecvBuffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.pool.blocks.slice(self.id)[..self.len as usize]
+        self.pool.blocks.slice(self.id, self.len as usize)
     }
 }
 
@@ -100,12 +100,12 @@ impl Blocks {
     }
 
     #[inline]
-    fn slice(&self, id: u16) -> &[u8] {
+    fn slice(&self, id: u16, len: usize) -> &[u8] {
         match self {
             Blocks::Shared { memory, each } => {
-                &memory.as_slice()[usize::from(id) * each..(usize::from(id) + 1) * each]
+                memory.slice(usize::from(id) * each..usize::from(id) * each + len)
             }
-            Blocks::Guarded(all) => all[usize::from(id)].as_slice(),
+            Blocks::Guarded(all) => all[usize::from(id)].slice(0..len),
         }
     }
 
@@ -338,9 +338,10 @@ impl Drop for Held {
     }
 }
 
-/// A pooled buffer being written, by its only holder.
+/// A pooled buffer being written. What is written can be [shared](Self::share) while more is written
+/// behind it.
 pub struct FrameBuf {
-    /// Nobody else holds it.
+    /// Nobody else writes to it, and nobody looks at it behind `len`, which only grows.
     block: Held,
     len: usize,
 }
@@ -369,8 +370,11 @@ impl FrameBuf {
     #[inline]
     #[must_use]
     pub fn spare_mut(&mut self) -> &mut [u8] {
-        let len = self.len;
-        &mut self.memory_mut()[len..]
+        let (memory, len) = (self.block.memory(), self.len);
+        debug_assert!(len <= memory.len());
+        // SAFETY: bytes of the block, initialised, and nobody else's: frames that share it end at `len`
+        // or before, and the slice borrows the only buffer that writes to it.
+        unsafe { std::slice::from_raw_parts_mut(memory.as_ptr().add(len), memory.len() - len) }
     }
 
     /// Counts `bytes` of the spare part as written.
@@ -429,14 +433,16 @@ impl FrameBuf {
         self.append(bytes);
     }
 
-    /// Throws away the first `bytes` bytes and moves the rest to the front.
+    /// A frame of some of the bytes written so far, which more can be written behind.
     ///
     /// # Panics
-    /// If fewer are written.
-    pub fn consume(&mut self, bytes: usize) {
-        let len = self.len;
-        self.memory_mut().copy_within(bytes..len, 0);
-        self.len -= bytes;
+    /// If `range` is not inside.
+    #[must_use]
+    pub fn share(&self, range: Range<usize>) -> Frame {
+        assert!(range.start <= range.end && range.end <= self.len, "only what is written is shared");
+        let length = |bytes| u32::try_from(bytes).expect("a frame is shorter than 4 GiB");
+        let (start, len) = (length(range.start), length(range.len()));
+        Frame { block: (len > 0).then(|| self.block.clone()), start, len }
     }
 
     /// Ends writing: the bytes can now be shared and sent.
@@ -446,12 +452,6 @@ impl FrameBuf {
         let len = u32::try_from(self.len).expect("a frame is shorter than 4 GiB");
         Frame { block: Some(self.block), start: 0, len }
     }
-
-    #[inline]
-    fn memory_mut(&mut self) -> &mut [u8] {
-        let block = Rc::get_mut(&mut self.block.0).expect("a buffer being written has one holder");
-        block.memory.as_mut_slice()
-    }
 }
 
 impl Deref for FrameBuf {
@@ -459,7 +459,7 @@ impl Deref for FrameBuf {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.block.memory().as_slice()[..self.len]
+        self.block.memory().slice(0..self.len)
     }
 }
 
@@ -500,7 +500,8 @@ impl Deref for Frame {
     #[inline]
     fn deref(&self) -> &[u8] {
         let Some(block) = &self.block else { return &[] };
-        &block.memory().as_slice()[self.start as usize..][..self.len as usize]
+        let start = self.start as usize;
+        block.memory().slice(start..start + self.len as usize)
     }
 }
 
@@ -667,12 +668,38 @@ mod tests {
         }
     }
 
+    /// What is shared stays as it is, whatever is written behind it and wherever that moves.
     #[test]
-    fn consume_keeps_the_rest() {
+    fn what_is_written_can_be_shared_before_the_rest() {
+        for guarded in [false, true] {
+            let pool = BufferPool::new(guarded);
+            let mut buf = pool.take(200);
+            buf.append(b"abc");
+            let (first, nothing) = (buf.share(0..3), buf.share(3..3));
+            buf.spare_mut().fill(b'?');
+            buf.append(b"defg");
+            let second = buf.share(2..7);
+            assert_eq!((&*first, &*second, &*nothing), (&b"abc"[..], &b"cdefg"[..], &b""[..]));
+            assert_eq!((first.as_ptr(), pool.blocks_in_use()), (buf.as_ptr(), 1));
+            buf.extend_from_slice(&[b'x'; 300]);
+            assert_eq!((&*second, pool.blocks_in_use()), (&b"cdefg"[..], 2));
+            drop((first, second));
+            assert_eq!((&buf[..8], pool.blocks_in_use()), (&b"abcdefgx"[..], 1));
+            // A block is another's only when nobody holds it any more.
+            let kept = buf.share(0..7);
+            drop(buf);
+            let other = pool.take(1024);
+            assert_ne!(other.as_ptr(), kept.as_ptr());
+            assert_eq!(&*kept, b"abcdefg");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "only what is written")]
+    fn what_is_not_written_is_not_shared() {
         let mut buf = BufferPool::new(false).take(8);
-        buf.append(b"abcdef");
-        buf.consume(4);
-        assert_eq!(&*buf, b"ef");
+        buf.append(b"abc");
+        let _ = buf.share(0..4);
     }
 
     #[test]

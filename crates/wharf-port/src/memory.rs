@@ -10,6 +10,7 @@ mod pages;
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    ops::Range,
     ptr::NonNull,
 };
 
@@ -94,18 +95,17 @@ impl Memory {
         self.len
     }
 
+    /// Some of the bytes.
+    ///
+    /// # Panics
+    /// If the range is not inside.
     #[inline]
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len` bytes from `start` are ours, initialised (zeroed) and stay until drop. That
-        // nobody writes meanwhile is the owner's promise: a block is written through `&mut` (a
-        // `FrameBuf`) or by the kernel while it is not lent (P2).
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-
-    #[inline]
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as for `as_slice`, and `&mut self` makes this the only view.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len, "bytes of this block");
+        // SAFETY: bytes of ours, as just looked, initialised (zeroed), which stay until drop. That
+        // nobody writes to them meanwhile is the owner's promise: a `FrameBuf` writes only behind what
+        // it shows and shares, and the kernel only while a receive buffer is not lent (P2).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.len()) }
     }
 }
 
@@ -128,10 +128,11 @@ mod tests {
     fn memory_is_zeroed_and_writable_to_its_last_byte() {
         for guarded in [false, true] {
             for len in [1, 64, 4096, 5000] {
-                let mut memory = Memory::new(len, 1, guarded);
-                assert!(memory.as_slice().iter().all(|&b| b == 0));
-                memory.as_mut_slice()[len - 1] = 7;
-                assert_eq!((memory.as_slice()[len - 1], memory.len()), (7, len));
+                let memory = Memory::new(len, 1, guarded);
+                assert!(memory.slice(0..len).iter().all(|&b| b == 0));
+                // SAFETY: the last byte of the block, at which nobody looks now.
+                unsafe { memory.as_ptr().add(len - 1).write(7) };
+                assert_eq!((memory.slice(len - 1..len), memory.len()), (&[7][..], len));
             }
         }
     }

@@ -393,7 +393,7 @@ impl Session {
             return;
         }
         let mut parts = std::mem::take(&mut shared.parts);
-        shared.topics.take_for(&shared.pool, memberships, &mut parts);
+        shared.topics.take_for(memberships, &mut parts);
         for part in parts.drain(..) {
             self.deliver(shared, part);
         }

@@ -3,8 +3,9 @@
 //! A worker writes what is published in one turn to a topic one behind the other into a block, and at
 //! the end of the turn puts that one block, shared, into the queue of each subscriber: so many
 //! messages of so many senders are one entry and one send for each receiver. Where the order could be
-//! seen, the block is cut: before a frame of another topic, if the two have a subscriber in common, and
-//! before a frame for one subscriber alone.
+//! seen, the block is cut: before a frame of another topic, if the two have a subscriber in common. A
+//! frame for one subscriber alone cuts nothing: before it, that one shares what is written so far, and
+//! the rest of the block later.
 //!
 //! Hot path: [`Topics::publish`] once per message, [`Topics::take_pending`] once per turn.
 
@@ -304,13 +305,8 @@ impl Topics {
     }
 
     /// Moves what is to be delivered to one session into `parts`, in order: a frame for it alone comes
-    /// next.
-    pub(crate) fn take_for(
-        &mut self,
-        pool: &BufferPool,
-        memberships: &[Membership],
-        parts: &mut Vec<Part>,
-    ) {
+    /// next. For all others what follows stands in the same piece.
+    pub(crate) fn take_for(&mut self, memberships: &[Membership], parts: &mut Vec<Part>) {
         for membership in memberships {
             let group = &mut self.groups[membership.group as usize];
             let member = &mut group.members[membership.member as usize];
@@ -319,25 +315,8 @@ impl Topics {
                 continue;
             }
             group.marked = true;
-            if group.open.as_ref().is_some_and(|open| open.bytes.len() > COPIED_BYTES_MAX) {
-                group.end_piece(membership.group);
-            }
             parts.extend(group.pieces.iter().filter_map(|piece| piece.part(from)));
-            // Others go on writing here: this one gets a copy.
-            if let Some(open) = &group.open {
-                let skipped = from.bytes.saturating_sub(open.start.bytes) as usize;
-                let rest = &open.bytes[skipped..];
-                if !rest.is_empty() {
-                    let mut copy = pool.take(rest.len());
-                    copy.append(rest);
-                    parts.push(Part {
-                        number: open.number,
-                        class: Class::Reliable,
-                        frame: copy.freeze(),
-                        frames: group.end.frames - from.frames.max(open.start.frames),
-                    });
-                }
-            }
+            parts.extend(group.open.as_ref().and_then(|open| open.part(from, group.end)));
         }
         if memberships.len() > 1 {
             parts.sort_unstable_by_key(|part| part.number);
@@ -392,6 +371,17 @@ impl Part {
     /// A frame that was published to no topic.
     pub(crate) fn alone(frame: Frame) -> Self {
         Self { number: 0, class: Class::Reliable, frame, frames: 1 }
+    }
+}
+
+impl Open {
+    /// What has been written of it behind `from`, up to `end`.
+    fn part(&self, from: Mark, end: Mark) -> Option<Part> {
+        let skipped = from.bytes.saturating_sub(self.start.bytes) as usize;
+        let frame = self.bytes.share(skipped.min(self.bytes.len())..self.bytes.len());
+        let frames = end.frames - from.frames.max(self.start.frames);
+        let (number, class) = (self.number, Class::Reliable);
+        (!frame.is_empty()).then_some(Part { number, class, frame, frames })
     }
 }
 
@@ -516,10 +506,6 @@ const PENDING_BYTES_MAX: usize = 1024 * 1024;
 /// A piece grows up to this size; beyond it another block is cheaper than copying on.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
 
-/// Up to so many bytes are copied for one who cannot wait for the end of the turn, rather than cut off
-/// for all.
-const COPIED_BYTES_MAX: usize = 1024;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -624,6 +610,25 @@ mod tests {
         hall.join(1, 2);
         hall.publish(2, "second").unwrap();
         assert_eq!(hall.settle()[1].0, "first\nsecond\n");
+    }
+
+    /// Who gets frames of its own in between has the same bytes in parts.
+    #[test]
+    fn a_frame_for_one_alone_cuts_nothing_for_the_others() {
+        let mut hall = Hall::new(2);
+        (0..2).for_each(|slot| hall.join(slot, 1));
+        let (body, mut own) = ("x".repeat(500), String::new());
+        for n in 0..20 {
+            hall.publish(1, &format!("{n} {body}")).unwrap();
+            let mut parts = Vec::new();
+            hall.topics.take_for(&hall.memberships[0], &mut parts);
+            assert_eq!((parts.len(), parts[0].frames), (1, 1));
+            own.push_str(std::str::from_utf8(&parts[0].frame).unwrap());
+        }
+        hall.publish(1, "last").unwrap();
+        own.push_str("last\n");
+        assert_eq!(hall.settle(), [("last\n".to_owned(), 1), (own, 1)]);
+        assert_eq!(hall.pool.blocks_in_use(), 0);
     }
 
     #[test]
