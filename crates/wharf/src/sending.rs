@@ -505,6 +505,7 @@ pub(crate) fn encode<F: Framing + ?Sized>(
     if written > len { Err(FramingError::OutOfBounds) } else { Ok(written) }
 }
 
-/// What was published is copied behind other frames up to this size, where there is room already;
-/// beyond it, sharing it is cheaper.
-const COPIED_BYTES_MAX: usize = 256;
+/// What was published is copied behind other frames up to this size, where there is room already.
+/// `wharf-bench copied`, twice on an otherwise idle machine: of 2,048 bytes a delivery takes 0.92 and 0.98 of
+/// the time copied that it takes as a buffer of its own, of 4,096 bytes 1.05 and 1.09.
+const COPIED_BYTES_MAX: usize = 2048;
