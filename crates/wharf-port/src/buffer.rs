@@ -439,7 +439,10 @@ impl FrameBuf {
     /// If `range` is not inside.
     #[must_use]
     pub fn share(&self, range: Range<usize>) -> Frame {
-        assert!(range.start <= range.end && range.end <= self.len, "only what is written is shared");
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "only what is written is shared"
+        );
         let length = |bytes| u32::try_from(bytes).expect("a frame is shorter than 4 GiB");
         let (start, len) = (length(range.start), length(range.len()));
         Frame { block: (len > 0).then(|| self.block.clone()), start, len }

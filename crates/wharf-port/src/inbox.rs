@@ -89,6 +89,33 @@ impl<T> Shared<T> {
         // The lock is held for a push, a copy or a swap only: there is no half-done state to fear.
         self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    /// Takes all of `values` behind those that wait; false if the receiving end is gone.
+    fn take_all_with(
+        &self,
+        values: &mut Vec<T>,
+        bytes: &mut Vec<u8>,
+        shift: impl Fn(&mut T, usize),
+    ) -> bool {
+        if values.is_empty() {
+            return true;
+        }
+        let mut queue = self.lock();
+        if !queue.open {
+            return false;
+        }
+        if queue.values.is_empty() {
+            mem::swap(&mut queue.values, values);
+            mem::swap(&mut queue.bytes, bytes);
+        } else {
+            let by = queue.bytes.len();
+            values.iter_mut().filter(|_| by > 0).for_each(|value| shift(value, by));
+            queue.values.append(values);
+            queue.bytes.append(bytes);
+        }
+        self.waiting.store(queue.values.len(), Ordering::Release);
+        true
+    }
 }
 
 impl<T> Post<T> {
@@ -169,27 +196,11 @@ impl<T> Post<T> {
         bytes: &mut Vec<u8>,
         shift: impl Fn(&mut T, usize),
     ) -> bool {
-        if values.is_empty() {
-            return true;
+        let taken = self.0.take_all_with(values, bytes, shift);
+        if taken {
+            self.0.waker.wake();
         }
-        {
-            let mut queue = self.0.lock();
-            if !queue.open {
-                return false;
-            }
-            if queue.values.is_empty() {
-                mem::swap(&mut queue.values, values);
-                mem::swap(&mut queue.bytes, bytes);
-            } else {
-                let by = queue.bytes.len();
-                values.iter_mut().filter(|_| by > 0).for_each(|value| shift(value, by));
-                queue.values.append(values);
-                queue.bytes.append(bytes);
-            }
-            self.0.waiting.store(queue.values.len(), Ordering::Release);
-        }
-        self.0.waker.wake();
-        true
+        taken
     }
 
     /// Whether `values` more would fit at present.
@@ -248,6 +259,16 @@ impl<T> Inbox<T> {
         self.0.waiting.store(0, Ordering::Release);
         mem::swap(&mut queue.values, values);
         mem::swap(&mut queue.bytes, bytes);
+    }
+
+    /// As [`Post::post_all_with`], on the receiver's own thread, which is awake.
+    pub fn add_all_with(
+        &mut self,
+        values: &mut Vec<T>,
+        bytes: &mut Vec<u8>,
+        shift: impl Fn(&mut T, usize),
+    ) -> bool {
+        self.0.take_all_with(values, bytes, shift)
     }
 
     /// Takes no more values. What a poster was told is posted can still be drained, or was before.
@@ -361,9 +382,15 @@ mod tests {
             assert_eq!(words, [&b"and"[..], b"one", b"x"]);
             bytes.clear();
         }
+        assert_eq!(one("one"), Ok(()));
+        assert!(inbox.add_all_with(&mut vec![0..3, 3..4], &mut b"andx".to_vec(), shift));
+        inbox.drain_with(&mut values, &mut bytes);
+        assert_eq!((&values[..], &bytes[..]), (&[0..3, 3..6, 6..7][..], &b"oneandx"[..]));
+        values.clear();
+        bytes.clear();
         inbox.close();
         assert_eq!(one("late"), Err(PostError::Closed(())));
-        assert!(!both());
+        assert!(!both() && !inbox.add_all_with(&mut vec![0..0], &mut Vec::new(), shift));
         inbox.drain_with(&mut values, &mut bytes);
         assert!(values.is_empty() && bytes.is_empty());
     }

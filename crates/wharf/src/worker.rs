@@ -209,6 +209,9 @@ impl Worker {
         self.done = done;
         self.run_commands();
         self.run_timers();
+        if Outbox::is_used() {
+            self.run_own_commands();
+        }
         self.settle();
         self.check_memory();
         self.settle();

@@ -1,5 +1,6 @@
 //! What a turn has for other threads: collected, and handed over once at its end, with one lock and
-//! one wake-up for each thread that gets something.
+//! one wake-up for each thread that gets something. What it has for its own worker, that does in the same
+//! turn.
 //!
 //! While a worker or a logic thread runs its turn, every order that is given on its thread goes through
 //! its outbox, whoever gives it: a handler through [`Handle`] or its context, a job, the library itself.
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use wharf_port::{Post, PostError};
+use wharf_port::{Inbox, Post, PostError};
 
 use super::{guard, runner::Order};
 use crate::{
@@ -287,6 +288,24 @@ impl Outbox {
         assert!(before.is_none(), "turns do not nest");
         // Nothing; dropping that would be a call.
         mem::forget(before);
+    }
+
+    /// Whether the turn of this thread has something for somebody.
+    #[inline]
+    pub(crate) fn is_used() -> bool {
+        CURRENT.with_borrow(|current| current.as_ref().is_some_and(|outbox| outbox.used))
+    }
+
+    /// Gives worker `index`, whose inbox this is and whose turn the thread runs, what that turn has for it
+    /// so far, behind what others have posted; whether that was something.
+    pub(crate) fn deliver_to_own(index: usize, inbox: &mut Inbox<Command>) -> bool {
+        CURRENT.with_borrow_mut(|current| {
+            let outbox = current.as_mut().expect("a turn is run");
+            let lane = &mut outbox.workers[index];
+            // What a closed inbox does not take is dropped at the end of the turn.
+            !lane.parcels.is_empty()
+                && inbox.add_all_with(&mut lane.parcels, &mut lane.bytes, Command::shift)
+        })
     }
 
     /// Ends the turn on this thread and hands over what it had for others.

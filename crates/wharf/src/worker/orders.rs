@@ -14,7 +14,7 @@ use crate::{
     connector::Attempt,
     handle::{Command, SessionInfo},
     handler::{CloseReason, SessionId},
-    logic::{Event, KEPT_BYTES_MAX},
+    logic::{Event, KEPT_BYTES_MAX, Outbox},
     sending::Class,
     session::{Due, Hold, Session, Stage, TimerKey},
     timer::TimerId,
@@ -128,6 +128,18 @@ impl Worker {
         self.receive_again();
         if let Some(within) = self.link().post.take_drain() {
             self.drain(within);
+        }
+    }
+
+    /// Runs what this turn has ordered of its own worker: so a frame's job, and what that sends and
+    /// publishes, leave in the turn of the frame, together with what came with it. What goes on from there
+    /// is of the next turn, so that no job keeps the worker from the others.
+    pub(super) fn run_own_commands(&mut self) {
+        for _ in 0..OWN_ROUNDS_MAX {
+            if !Outbox::deliver_to_own(self.index, &mut self.inbox) {
+                return;
+            }
+            self.run_commands();
         }
     }
 
@@ -301,5 +313,72 @@ impl Worker {
         if sessions > 0 {
             tracing::warn!(sessions, bytes_lost, "cut off at the deadline of the drain");
         }
+    }
+}
+
+/// A job that a frame has posted, and what the job sends.
+const OWN_ROUNDS_MAX: usize = 2;
+
+#[cfg(all(test, any(unix, windows)))]
+mod tests {
+    use std::net::SocketAddr;
+
+    use wharf_port::sim::{Faults, SimNet, SimPeer};
+
+    use crate::{Class, Context, Frame, Handler, Result, Server, Topic, framing::Lines};
+
+    const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 1);
+
+    /// What its members say is published by a job, which answers, too.
+    struct Room;
+
+    impl Handler for Room {
+        type Session = ();
+
+        fn on_open(&mut self, cx: &mut Context<'_, ()>) -> Result {
+            Ok(cx.subscribe(Topic(1))?)
+        }
+
+        fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> Result {
+            let (id, text) = (cx.id(), frame.body().to_vec());
+            cx.post(7, move |job| {
+                job.handle().send(id, b"yes").unwrap();
+                job.handle().publish(Topic(1), Class::Reliable, 0, &text).unwrap();
+            })?;
+            Ok(())
+        }
+    }
+
+    /// By way of a job, too, what came in one turn leaves in it, and in one send for each.
+    #[test]
+    fn what_a_frames_job_sends_leaves_in_the_frames_turn() {
+        let net = SimNet::new(1, Faults::none());
+        let builder = Server::builder().workers(1);
+        let builder = builder.listen(SocketAddr::from(ADDRESS), Lines, || Room);
+        let (mut workers, _, handle) = builder.assemble(&net, 1).unwrap();
+        let worker = &mut workers[0];
+        let mut peers: Vec<SimPeer> = (0..3).map(|_| net.connect(ADDRESS.into())).collect();
+        while net.step() || handle.count() < peers.len() {
+            let now = worker.poll().unwrap();
+            worker.turn(now);
+        }
+        for (peer, text) in peers.iter_mut().zip(["a\n", "b\n", "c\n"]) {
+            assert_eq!(peer.write(text.as_bytes()), 2);
+        }
+        while net.step() {}
+        let now = worker.poll().unwrap();
+        assert_eq!(worker.completed(), 3, "all that was said has come");
+        worker.turn(now);
+        assert!(!worker.has_orders(), "nothing is left for the next turn");
+        while net.step() {}
+        let heard = peers.iter_mut().map(|peer| String::from_utf8(peer.read_arrived()).unwrap());
+        let heard: Vec<_> = heard.collect();
+        for (own, said) in heard.iter().zip(["a", "b", "c"]) {
+            assert!(own.contains(&format!("yes\n{said}\n")), "{heard:?}");
+            assert_eq!((own.len(), own.replace("yes\n", "")), (10, heard[0].replace("yes\n", "")));
+        }
+        let now = worker.poll().unwrap();
+        worker.turn(now);
+        assert_eq!(worker.stats().sends, 3, "one for each");
     }
 }
