@@ -390,7 +390,7 @@ mod tests {
         bytes.clear();
         inbox.close();
         assert_eq!(one("late"), Err(PostError::Closed(())));
-        assert!(!both() && !inbox.add_all_with(&mut vec![0..0], &mut Vec::new(), shift));
+        assert!(!both() && !inbox.add_all_with(&mut vec![0..0, 0..0], &mut Vec::new(), shift));
         inbox.drain_with(&mut values, &mut bytes);
         assert!(values.is_empty() && bytes.is_empty());
     }
