@@ -43,6 +43,10 @@ const GREETING: u8 = 255;
 const POSTED: u8 = 254;
 /// Anything that goes on for longer has got stuck.
 const STEPS_MAX: usize = 400_000;
+/// Less than a closing session may take to flush, or some would end by themselves.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// A tick of the timers, and what operations take to end that were cancelled.
+const LATE_MAX: Duration = Duration::from_millis(100);
 
 // ---- the server --------------------------------------------------------------------------------
 
@@ -410,8 +414,14 @@ impl Run {
             let done = |client: &Client| client.peer.is_none() || client.manner == Manner::Deaf;
             left == 0 || run.idle || run.clients.iter().all(done)
         });
-        self.handle.drain(Duration::from_secs(3));
+        let begun = self.net.now();
+        self.handle.drain(DRAIN_TIMEOUT);
+        self.quiet = 0; // somebody has something to do
         self.until(|run| run.workers.iter().all(Worker::is_finished));
+        let late = self.net.now().since(begun + DRAIN_TIMEOUT);
+        // To the end of a connect that nobody answers the clock jumps beyond any timer.
+        let jumped = self.net.applied(Fault::ConnectTimedOut) > 0;
+        assert!(jumped || late <= LATE_MAX, "the drain's deadline has passed {late:?} ago");
         let mut report = Report::default();
         for worker in &mut self.workers {
             let part = worker.report();
