@@ -132,6 +132,11 @@ fn the_newest_is_dropped_above_the_soft_mark() {
 #[test]
 fn the_oldest_make_room_for_the_newest_of_their_class_alone() {
     let mut deaf = Deaf::new();
+    // First a for e, then c and d for f.
+    deaf.order("O 10000 a;R 5000 b;O 10000 c;O 9000 d;O 9000 e;O 19500 f");
+    assert_eq!(deaf.read().0, ["b", "e", "f"], "the oldest go first");
+
+    let mut deaf = Deaf::new();
     let answers = deaf.order("O 10000 a;R 5000 b;O 10000 c;O 9000 d;O 9000 e");
     assert_eq!(answers, [QUEUED; 5]);
     // Two must go for this one; then it does not fit with none of its class left.
