@@ -69,6 +69,34 @@ fn clients(sim: &mut Simulation, count: usize) -> Vec<Client<LengthField>> {
     (0..count).map(|_| sim.connect(ADDRESS, FRAMING)).collect()
 }
 
+// ---- the end -----------------------------------------------------------------------------------
+
+/// What came in one piece with the frame at which a handler asks for the end is not handled.
+#[test]
+fn nothing_is_handled_behind_the_end_that_a_handler_asks_for() {
+    for_seeds(0..60, |seed| {
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&handled);
+        let (server, ended) = server::<()>(move |cx, body| {
+            count.fetch_add(1, Ordering::Relaxed);
+            if body == b"the end" {
+                cx.close();
+            }
+            Ok(())
+        });
+        let mut sim = server.dispatch(dispatch(seed)).simulate(seed, faults(seed)).unwrap();
+        let client = sim.connect(ADDRESS, FRAMING);
+        [&b"one"[..], b"the end", b"two", b"three"].iter().for_each(|body| client.send(body));
+        sim.run_for(Duration::from_secs(5));
+        sim.finish();
+        let reasons: Vec<_> = ended.lock().unwrap().iter().map(|(_, reason)| *reason).collect();
+        let handled = handled.load(Ordering::Relaxed);
+        assert!(handled <= 2, "{handled} frames are handled");
+        let lossless = faults(seed) == Faults::none();
+        assert!(!lossless || (handled == 2 && reasons == [CloseReason::Handler]), "{reasons:?}");
+    });
+}
+
 // ---- jobs --------------------------------------------------------------------------------------
 
 /// What a key's jobs have seen: the last number of each poster.
