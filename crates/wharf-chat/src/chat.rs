@@ -185,8 +185,11 @@ impl Shared {
         let Claim { unique_id, kicked } =
             self.online.claim(name, session, self.settings.duplicate_login)?;
         if let Some(kicked) = kicked {
+            // Why it ends, or a client that comes back by itself would kick this one.
+            let why = LoginResponse { result: Outcome::AlreadyLoggedIn.code() }.to_vec();
+            let told = cx.handle().send_packet(kicked, LoginResponse::ID, &why);
             // If that cannot be asked for now, its worker is the one that has too much to do.
-            let _ = cx.handle().close(kicked);
+            let _ = told.and_then(|()| cx.handle().close(kicked));
         }
         Ok(Identity { session, unique_id, name })
     }

@@ -285,6 +285,7 @@ fn whoever_logs_in_later_may_kick() {
     let mut first = server.member("user0", 0);
     bystander.expect(208);
     let mut second = server.user("user0");
+    assert_eq!(first.result(202), 31, "it is told why");
     first.assert_closed();
     bystander.expect(217);
     assert_eq!(second.enter(0), 0);

@@ -115,10 +115,18 @@ impl Link {
         if (error.is_io_error() || error.is_timeout()) && self.retry_at.is_none_or(|at| at <= now) {
             self.failures = self.failures.saturating_add(1);
             self.retry_at = RETRY.pause(self.failures, random).map(|pause| now + pause);
-            self.last_error = error.to_string();
+            self.last_error = told(&error);
         }
-        StoreError::unavailable("the login store redis", error)
+        StoreError::unavailable("the login store redis", told(&error))
     }
+}
+
+/// What an error says, for whoever reads a log: a time-out's own words are about a resource.
+fn told(error: &RedisError) -> String {
+    if error.is_timeout() {
+        return format!("no answer within {ANSWER_TIMEOUT:?}");
+    }
+    error.to_string()
 }
 
 /// How long a Redis may take to be connected to, and to answer: on one's own network it takes less
@@ -225,6 +233,14 @@ mod tests {
         let any: Vec<_> = (0..100).map(|_| pauses(fastrand::u64(..))[3]).collect();
         assert!(any.iter().all(|pause| (400..800).contains(pause)), "{any:?}");
         assert!(any.iter().any(|pause| *pause != any[0]), "not all at once");
+    }
+
+    #[test]
+    fn a_time_out_is_told_as_one() {
+        for kind in [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut] {
+            assert_eq!(told(&std::io::Error::from(kind).into()), "no answer within 1s");
+        }
+        assert!(told(&refused()).contains("refused"));
     }
 
     #[test]

@@ -296,6 +296,10 @@ impl Client {
         let outcome = Outcome::from_code(result);
         match outcome {
             Some(Outcome::Ok) => {}
+            // Coming back would end that session in turn, and so on.
+            Some(Outcome::AlreadyLoggedIn) if self.status.link == Link::Online => {
+                bail!("{} has logged in elsewhere, which ends it here", self.status.user);
+            }
             _ if self.status.link == Link::Online => return Ok(()),
             // The server may still see the lost connection as open, or have too much to do.
             Some(Outcome::AlreadyLoggedIn | Outcome::ServerFull | Outcome::TooMany)
@@ -401,8 +405,8 @@ mod tests {
             assert!(client.arrived(202, &[code, 0]).is_err(), "{code}");
             let (mut client, _arriving) = connected(&listener);
             client.arrived(202, &[0, 0]).unwrap();
-            client.arrived(202, &[code, 0]).unwrap();
-            assert_eq!(client.status.link, Link::Online, "an answer to nothing");
+            let is_kicked = client.arrived(202, &[code, 0]).is_err();
+            assert_eq!((client.status.link, is_kicked), (Link::Online, code == 31));
             client.lost("ended");
             client.connected(connection::connect(client.status.address).unwrap()).unwrap();
             client.arrived(202, &[code, 0]).unwrap();

@@ -101,6 +101,28 @@ fn a_client_comes_back_to_its_room() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Of two clients that come back by themselves, the one that was kicked does not.
+#[test]
+fn whoever_is_kicked_is_told_and_stays_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let server =
+        Server::start(directory.path(), &["--demo", "1", "--chat-duplicate-login", "kick"]);
+    let mut first = Client::start(directory.path(), &server, "user0", "pw");
+    assert_eq!(first.hears(202)["result"], 0);
+    let mut second = Client::start(directory.path(), &server, "user0", "pw");
+    assert_eq!(second.hears(202)["result"], 0);
+    assert_eq!(first.hears(202)["result"], 31);
+    // Its input has not ended: it ends by itself.
+    let status = first.process.wait().unwrap();
+    let error = String::from_utf8(first.finish().stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{error}");
+    assert!(error.contains("user0 has logged in elsewhere"), "{error}");
+    second.say("/enter 3");
+    assert_eq!(second.hears(207)["result"], 0);
+    second.hears(209);
+    assert!(second.finish().status.success());
+}
+
 #[test]
 fn a_wrong_password_is_told() {
     let directory = tempfile::tempdir().unwrap();
