@@ -135,7 +135,7 @@ impl CellResult {
 /// # Errors
 /// When nothing can be measured, or after Ctrl+C.
 pub fn run(args: &EchoArgs) -> anyhow::Result<bool> {
-    let (machine, _, results) = measure_cells(args)?;
+    let (machine, results) = measure_cells(args)?;
     if let Some(path) = &args.json {
         #[derive(Serialize)]
         struct Everything<'a> {
@@ -150,13 +150,19 @@ pub fn run(args: &EchoArgs) -> anyhow::Result<bool> {
     Ok(results.iter().all(CellResult::is_right))
 }
 
-/// Measures and prints every cell; also who took part, and on which machine.
+/// Who takes part.
+///
+/// # Errors
+/// When one is named that there is not.
+pub fn contestants(args: &EchoArgs) -> anyhow::Result<Vec<Contestant>> {
+    Ok(choose(args)?.0)
+}
+
+/// Measures and prints every cell; also on which machine.
 ///
 /// # Errors
 /// When nothing can be measured, or after Ctrl+C.
-pub fn measure_cells(
-    args: &EchoArgs,
-) -> anyhow::Result<(Machine, Vec<Contestant>, Vec<CellResult>)> {
+pub fn measure_cells(args: &EchoArgs) -> anyhow::Result<(Machine, Vec<CellResult>)> {
     if args.rounds == 0 || args.seconds <= 0.0 {
         bail!("a comparison needs at least one round and more than zero seconds");
     }
@@ -176,7 +182,7 @@ pub fn measure_cells(
         results.push(result);
     }
     progress.bar.finish_and_clear();
-    Ok((machine, contestants, results))
+    Ok((machine, results))
 }
 
 /// The time that a cache line takes between the two cores and back, in nanoseconds.

@@ -119,7 +119,8 @@ fn sections(results: &Results) -> Vec<Section> {
             title: "Memory of idle sessions".to_owned(),
             note: format!(
                 "Resident memory that the server has grown by for each of {} connections, after each has \
-                 had one message echoed.",
+                 had one message echoed. Before that, 600 others came and went, so that buffers which all \
+                 share are not counted.",
                 results.settings.idle_sessions
             ),
             file: "idle",

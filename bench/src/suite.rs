@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,7 +20,7 @@ use crate::compare::{self, CellResult, Distance, EchoArgs};
 use crate::contestant::Contestant;
 use crate::fanout::{self, FanResults, FanoutArgs};
 use crate::load::Framing;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::page;
 use crate::table::Spread;
 
@@ -39,10 +39,14 @@ pub struct SuiteArgs {
     /// The fixed rate, as a share of the slowest contestant's peak
     #[arg(long, default_value_t = 0.5)]
     pub rate_share: f64,
+    /// Measure only these again; everything else stays as it is in the file that `--json` names
+    #[arg(long, value_delimiter = ',', requires = "json")]
+    #[serde(skip)]
+    pub again: Vec<Kind>,
 }
 
 /// What the tool measures beside the closed loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Connect, one message, reset.
@@ -101,39 +105,11 @@ pub fn run(args: &SuiteArgs) -> anyhow::Result<bool> {
         "build wharf first: there is no {}",
         args.echo.wharf.display()
     );
-    let (machine, contestants, cells) = compare::measure_cells(&args.echo)?;
-    let mut results = Results {
-        machine,
-        settings: args.clone(),
-        cells,
-        fanout: fanout::measure(&FanoutArgs::beside(&args.echo))?,
-        rate: None,
-        runs: Vec::new(),
-        failures: Vec::new(),
-    };
-    let peaks = peaks(&results.cells);
-    results.rate = peaks.values().copied().reduce(f64::min).map(|peak| peak * args.rate_share);
-    for kind in [Kind::Storm, Kind::Idle, Kind::Rate, Kind::Overload] {
-        let rounds = if kind == Kind::Idle {
-            args.echo.rounds.min(IDLE_ROUNDS_MAX)
-        } else {
-            args.echo.rounds
-        };
-        for round in 0..rounds {
-            for contestant in &contestants {
-                eprintln!("{kind:?} round {}/{rounds} {}", round + 1, contestant.name);
-                let peak = peaks.get(&contestant.name).copied();
-                match measure(args, kind, contestant, round, results.rate, peak) {
-                    Ok(run) => results.runs.push(run),
-                    Err(error) => {
-                        check_interrupted()?;
-                        let failure = format!("{kind:?} {}: {error:#}", contestant.name);
-                        eprintln!("  {failure}");
-                        results.failures.push(failure);
-                    }
-                }
-            }
-        }
+    let mut results = if args.again.is_empty() { first_part(args)? } else { kept(args)? };
+    let kinds = [Kind::Storm, Kind::Idle, Kind::Rate, Kind::Overload];
+    let wanted = |kind: &Kind| args.again.is_empty() || args.again.contains(kind);
+    for kind in kinds.into_iter().filter(wanted) {
+        measure_kind(args, kind, &mut results)?;
     }
     if let Some(path) = &args.echo.json {
         std::fs::write(path, serde_json::to_vec_pretty(&results)?)
@@ -148,17 +124,67 @@ pub fn run(args: &SuiteArgs) -> anyhow::Result<bool> {
         && results.runs.iter().all(|run| run.right))
 }
 
+/// The cells of `echo` and `fanout`, and the rate that follows from them.
+fn first_part(args: &SuiteArgs) -> anyhow::Result<Results> {
+    let (machine, cells) = compare::measure_cells(&args.echo)?;
+    let slowest = peaks(&cells).values().copied().reduce(f64::min);
+    Ok(Results {
+        machine,
+        settings: args.clone(),
+        cells,
+        fanout: fanout::measure(&FanoutArgs::beside(&args.echo))?,
+        rate: slowest.map(|peak| peak * args.rate_share),
+        runs: Vec::new(),
+        failures: Vec::new(),
+    })
+}
+
+/// What was measured before, without what is to be measured again.
+fn kept(args: &SuiteArgs) -> anyhow::Result<Results> {
+    let path = args.echo.json.as_deref().context("`--again` needs `--json`")?;
+    machine::pin_to(args.echo.load_core)?;
+    let mut results = read(path)?;
+    results.runs.retain(|run| !args.again.contains(&run.kind));
+    Ok(results)
+}
+
+fn measure_kind(args: &SuiteArgs, kind: Kind, results: &mut Results) -> anyhow::Result<()> {
+    let rounds =
+        args.echo.rounds.min(if kind == Kind::Idle { IDLE_ROUNDS_MAX } else { usize::MAX });
+    let peaks = peaks(&results.cells);
+    let contestants = compare::contestants(&args.echo)?;
+    for round in 0..rounds {
+        for contestant in &contestants {
+            eprintln!("{kind:?} round {}/{rounds} {}", round + 1, contestant.name);
+            let peak = peaks.get(&contestant.name).copied();
+            match measure(args, kind, contestant, round, results.rate, peak) {
+                Ok(run) => results.runs.push(run),
+                Err(error) => {
+                    check_interrupted()?;
+                    let failure = format!("{kind:?} {}: {error:#}", contestant.name);
+                    eprintln!("  {failure}");
+                    results.failures.push(failure);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes the page again of what was measured before, where only its text has changed.
 ///
 /// # Errors
 /// When the results cannot be read or the page cannot be written.
 pub fn write_again(json: &Path, out: &Path) -> anyhow::Result<()> {
-    let text = std::fs::read(json).with_context(|| format!("cannot read {}", json.display()))?;
-    let results: Results = serde_json::from_slice(&text)
-        .with_context(|| format!("{} is not what `all --json` writes", json.display()))?;
-    page::write(&results, out)?;
+    page::write(&read(json)?, out)?;
     eprintln!("wrote {}", out.display());
     Ok(())
+}
+
+fn read(json: &Path) -> anyhow::Result<Results> {
+    let text = std::fs::read(json).with_context(|| format!("cannot read {}", json.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not what `all --json` writes", json.display()))
 }
 
 /// Each contestant's median rate in the first cell, messages per second: over all runs, near or far,
@@ -213,6 +239,9 @@ fn measure(
         add(&["--connections", "50"]);
     }
     let (addr, pid) = (addr.to_string(), server.id().to_string());
+    if kind == Kind::Idle {
+        warm(args, &addr, framing)?;
+    }
     let warmup = seconds(echo.warmup);
     add(&["--addr", &addr, "--framing", framing, "--size", "32", "--pid", &pid]);
     add(&["--workers", "1", "--warmup", &warmup, "--grace", "20s", "--json"]);
@@ -236,6 +265,24 @@ fn measure(
         figures,
     })
 }
+
+/// Has a server touch what all its connections share: buffers that a burst takes would be counted as the
+/// idle sessions' otherwise, with those servers that have not touched them from the start.
+fn warm(args: &SuiteArgs, addr: &str, framing: &str) -> anyhow::Result<()> {
+    let wharf = args.echo.wharf.to_string_lossy().into_owned();
+    let mut command = vec![wharf, "bench".to_owned()];
+    command.extend(WARMING.split(' ').map(str::to_owned));
+    command.extend(["--addr", addr, "--framing", framing].map(str::to_owned));
+    let mut load = Running::start(&command, args.echo.load_core)?;
+    let (_, status) = load.wait_for_output(TOOL_ENDS_WITHIN)?;
+    ensure!(status.success(), "`{}` ended with {status}", command.join(" "));
+    Ok(())
+}
+
+/// A burst of more connections than any of the servers has buffers that are shared, and few enough that what
+/// each leaves behind to be used again is hardly seen.
+const WARMING: &str =
+    "idle --connections 600 --size 32 --duration 200ms --warmup 0s --workers 1 --json";
 
 /// The figures of a result that the page shows, by the names of its columns.
 fn figures(kind: Kind, result: &Value) -> BTreeMap<String, f64> {
