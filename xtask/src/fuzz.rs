@@ -39,7 +39,7 @@ fn run_for(root: &Path, seconds: u32) -> Result<()> {
             .args(["--", &format!("-max_total_time={seconds}"), "-timeout=60", "-verbosity=0"])
             // The fuzzer's flags are unstable ones of the stable toolchain.
             .env("RUSTC_BOOTSTRAP", "1")
-            .limit_minutes(10 + u64::from(seconds) / 60)
+            .limit_minutes(20 + u64::from(seconds) / 60)
             .run()?;
     }
     Ok(())

@@ -78,23 +78,26 @@ fn drop_with_everything_in_flight(full: SocketAddr, round: usize) {
 }
 
 /// Closing a ring ends its operations some time later; a port that left it at that would still
-/// listen when it is gone.
+/// listen when it is gone. In a process of its own: one that another test is starting has all descriptors of
+/// this one for a moment, the listener's too.
 #[test]
 fn a_dropped_port_has_let_go_of_everything() {
-    let options = ListenOptions::default();
-    // No other test's, so that none can take the port between two rounds.
-    let mut address = "127.0.0.82:0".parse().unwrap();
-    for round in 0..50 {
-        let mut listeners =
-            listen(address, &options, 1).unwrap_or_else(|error| panic!("round {round}: {error}"));
-        address = listeners[0].local_addr();
-        let mut rig = Rig::new(&config());
-        let listener = rig.port.adopt_listener(listeners.remove(0)).unwrap();
-        rig.port.submit(Op::Accept { listener }, Token(0));
-        rig.settle();
-        drop(rig);
-        assert!(TcpStream::connect(address).is_err(), "round {round}: nobody listens");
-    }
+    in_child("ending::a_dropped_port_has_let_go_of_everything", || {
+        let options = ListenOptions::default();
+        // No other test's, so that none can take the port between two rounds.
+        let mut address = "127.0.0.82:0".parse().unwrap();
+        for round in 0..50 {
+            let mut listeners = listen(address, &options, 1)
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+            address = listeners[0].local_addr();
+            let mut rig = Rig::new(&config());
+            let listener = rig.port.adopt_listener(listeners.remove(0)).unwrap();
+            rig.port.submit(Op::Accept { listener }, Token(0));
+            rig.settle();
+            drop(rig);
+            assert!(TcpStream::connect(address).is_err(), "round {round}: nobody listens");
+        }
+    });
 }
 
 #[test]
