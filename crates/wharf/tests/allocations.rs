@@ -212,7 +212,12 @@ fn idle_sessions(engine: Engine) {
     open_up_to(250);
     let change = region.change();
     let each = change.bytes_allocated.wrapping_sub(change.bytes_deallocated) as isize / 128;
-    let most = if engine == Engine::Uring { 310 } else { 420 };
+    let most = match engine {
+        Engine::Uring => 310,
+        // What the system writes to until the receive that waits has ended belongs to the port there.
+        Engine::Iocp => 850,
+        _ => 420,
+    };
     assert!((1..=most).contains(&each), "{engine}: {each} bytes for an idle session");
     drop(clients);
     finish(&handle);
