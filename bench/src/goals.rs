@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::contestant::FLOOR;
 use crate::fanout::{self, FanCell};
-use crate::suite::{Kind, Results, values};
-use crate::table::{Spread, Summary};
+use crate::suite::{self, Kind, Results};
+use crate::table::Summary;
 
 /// Above the goal by no more than this share is a tie with it.
 const TIE: f64 = 0.05;
@@ -147,16 +147,12 @@ const VISIT: f64 = 1.1;
 const IDLE_BYTES: f64 = 400.0;
 
 fn connections(results: &Results) -> Vec<Goal> {
-    let median = |kind, contestant: &str, figure| {
-        Spread::of(values(results, kind, contestant, figure).into_iter())
-            .map(|spread| spread.median)
-    };
-    let visit = |contestant| median(Kind::Storm, contestant, "cpu_ns");
+    let visit = |contestant| suite::median(results, Kind::Storm, contestant, "cpu_ns");
     ["wharf-raw", "wharf-study"]
         .iter()
         .flat_map(|&contestant| {
             let visit = visit(contestant).zip(visit(FLOOR)).map(|(own, floor)| own / floor);
-            let idle = median(Kind::Idle, contestant, "bytes");
+            let idle = suite::median(results, Kind::Idle, contestant, "bytes");
             [("a visit: CPU", visit, VISIT, FLOORS), ("an idle session", idle, IDLE_BYTES, "bytes")]
                 .map(|(what, measured, at_most, unit)| Goal {
                     what: format!("{what}, {contestant}"),

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use crate::fanout::{self, FanoutArgs};
 use crate::goals;
-use crate::suite::{Kind, OVERLOAD, Results, picture_folder, values};
+use crate::suite::{self, Kind, OVERLOAD, Results, picture_folder, values};
 use crate::table::{self, Spread};
 
 /// One bar of a picture: its name and value.
@@ -62,8 +62,8 @@ pub fn write(results: &Results, page: &Path) -> anyhow::Result<()> {
         );
         let (column, picture_title) = section.picture;
         let bars = contestants(results).into_iter().filter_map(|contestant| {
-            let spread = spread(results, section.kind, &contestant, column)?;
-            Some((contestant, spread.median))
+            let median = suite::median(results, section.kind, &contestant, column)?;
+            Some((contestant, median))
         });
         picture(&mut text, section.file, picture_title, &bars.collect::<Vec<_>>())?;
     }
@@ -197,10 +197,6 @@ impl Section {
 fn contestants(results: &Results) -> Vec<String> {
     let lines = results.cells.first().map_or(&[][..], |cell| &cell.summary);
     lines.iter().map(|line| line.contestant.clone()).collect()
-}
-
-fn spread(results: &Results, kind: Kind, contestant: &str, name: &str) -> Option<Spread> {
-    Spread::of(values(results, kind, contestant, name).into_iter())
 }
 
 /// Bars from the left, each with its name and value, in colours for both schemes.

@@ -330,6 +330,12 @@ pub fn values(results: &Results, kind: Kind, contestant: &str, name: &str) -> Ve
         .collect()
 }
 
+/// The median of them.
+pub fn median(results: &Results, kind: Kind, contestant: &str, name: &str) -> Option<f64> {
+    let values = values(results, kind, contestant, name);
+    Spread::of(values.into_iter()).map(|spread| spread.median)
+}
+
 /// Where the pictures of a page go, and how the page names that folder.
 pub fn picture_folder(page: &Path) -> (PathBuf, String) {
     let folder = page.with_extension("");
