@@ -409,16 +409,20 @@ mod tests {
         (Arc::default(), Box::new(|| Time::ZERO))
     }
 
-    /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
-    /// to send keeps no block.
-    #[test]
-    fn a_frame_that_is_refused_leaves_nothing_in_the_queue() {
+    /// Makes sessions with the default limits, on one simulated socket.
+    pub(super) fn some_sessions() -> impl Fn(SessionId) -> Session {
         let address = ([10, 0, 0, 1], 1).into();
         let mut port = SimNet::new(1, Faults::none()).open(&Config::default());
         let socket = port.stream(address, &SocketOptions::default()).unwrap();
         let limits = Arc::new(Limits::default());
-        let mut session =
-            Session::new(SessionId::new(0, 0, 0), 0, socket, address, &limits, Time::ZERO);
+        move |id| Session::new(id, 0, socket, address, &limits, Time::ZERO)
+    }
+
+    /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
+    /// to send keeps no block.
+    #[test]
+    fn a_frame_that_is_refused_leaves_nothing_in_the_queue() {
+        let mut session = some_sessions()(SessionId::new(0, 0, 0));
         let links = Links {
             workers: Vec::new(),
             engines: Vec::new(),
@@ -438,7 +442,7 @@ mod tests {
             ended: Mutex::new(Ended::Running(Vec::new())),
         };
         let timers = Wheel::new(0, crate::timer::TICK_NS);
-        let (pool, handle) = (port.buffers().clone(), Handle(Arc::new(links)));
+        let (pool, handle) = (BufferPool::new(false), Handle(Arc::new(links)));
         let mut shared = Shared::new(Time::ZERO, pool, timers, handle, Vec::new(), still(), false);
         let packet = Packet { id: 0, session: 0, body: b"body" };
         for (encoded, expected) in [

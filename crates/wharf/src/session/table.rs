@@ -129,12 +129,7 @@ const CHUNK_SLOTS: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Limits;
-    use std::sync::Arc;
-    use wharf_port::{
-        Config, SocketOptions, Time,
-        sim::{Faults, SimNet},
-    };
+    use crate::session::tests::some_sessions;
 
     /// Idle sessions are what a server has most of. Beside this each has a timer (timer.rs) and its
     /// port's record of the socket, and nothing else.
@@ -151,17 +146,13 @@ mod tests {
     /// generations are spent is retired (I10).
     #[test]
     fn ids_are_not_used_again_and_stale_ones_find_nobody() {
-        let address = ([10, 0, 0, 1], 1).into();
-        let mut port = SimNet::new(1, Faults::none()).open(&Config::default());
-        let socket = port.stream(address, &SocketOptions::default()).unwrap();
-        let limits = Arc::new(Limits::default());
-        let make = |id| Session::new(id, 0, socket, address, &limits, Time::ZERO);
+        let make = some_sessions();
         let mut table = SessionTable::new(3, 3);
-        let first = table.insert(make).unwrap().id;
-        let second = table.insert(make).unwrap().id;
+        let first = table.insert(&make).unwrap().id;
+        let second = table.insert(&make).unwrap().id;
         table.remove(first);
         table.remove(second);
-        let again: Vec<_> = (0..2).map(|_| table.insert(make).unwrap().id).collect();
+        let again: Vec<_> = (0..2).map(|_| table.insert(&make).unwrap().id).collect();
         assert_eq!(
             again.iter().map(|id| id.slot()).collect::<Vec<_>>(),
             [0, 1],
@@ -173,27 +164,23 @@ mod tests {
 
         table.remove(again[0]);
         *table.slot(0).unwrap() = Slot::Free { generation: SessionId::GENERATION_MAX };
-        let last = table.insert(make).unwrap().id;
+        let last = table.insert(&make).unwrap().id;
         assert_eq!((last.slot(), last.generation()), (0, SessionId::GENERATION_MAX));
         table.remove(last);
-        assert_eq!(table.insert(make).unwrap().id.slot(), 2, "slot 0 is retired");
+        assert_eq!(table.insert(&make).unwrap().id.slot(), 2, "slot 0 is retired");
         assert!(table.get(last).is_none());
         assert_eq!(table.len(), 2);
-        assert!(table.insert(make).is_none(), "no slot beyond those that there may be");
+        assert!(table.insert(&make).is_none(), "no slot beyond those that there may be");
     }
 
     /// Over several chunks each id finds its own session, and all are seen in the order of their slots.
     #[test]
     fn sessions_stay_where_they_are_while_the_table_grows() {
-        let address = ([10, 0, 0, 1], 1).into();
-        let mut port = SimNet::new(1, Faults::none()).open(&Config::default());
-        let socket = port.stream(address, &SocketOptions::default()).unwrap();
-        let limits = Arc::new(Limits::default());
-        let make = |id| Session::new(id, 0, socket, address, &limits, Time::ZERO);
+        let make = some_sessions();
         let mut table = SessionTable::new(0, 3 * CHUNK_SLOTS);
-        let first: *const Session = table.insert(make).unwrap();
-        (1..3 * CHUNK_SLOTS).for_each(|_| _ = table.insert(make).unwrap());
-        assert!(table.insert(make).is_none());
+        let first: *const Session = table.insert(&make).unwrap();
+        (1..3 * CHUNK_SLOTS).for_each(|_| _ = table.insert(&make).unwrap());
+        assert!(table.insert(&make).is_none());
         let ids = table.ids();
         assert!(ids.iter().map(|id| id.slot()).eq(0..3 * CHUNK_SLOTS as u32));
         assert!(ids.iter().all(|id| table.get(*id).unwrap().id == *id));
