@@ -65,7 +65,7 @@ mod socket;
 mod uring;
 mod wake;
 
-use std::io;
+use std::{io, panic::resume_unwind};
 
 #[doc(inline)]
 pub use crate::contract::{
@@ -109,11 +109,23 @@ pub fn open(config: &Config) -> io::Result<Box<dyn CompletionPort>> {
 }
 
 /// Tries every engine that this system could have: what works, and why not.
+///
+/// Each is tried on a thread of its own: Linux tells the thread that has opened a ring when the ring is
+/// gone, which interrupts whatever that thread is waiting for then.
 #[must_use]
 pub fn probe() -> Vec<(Engine, io::Result<EngineInfo>)> {
     let try_one =
         |engine| open_engine(engine, &Config::default(), None).map(|port| port.engine().clone());
-    CANDIDATES.iter().map(|&engine| (engine, try_one(engine))).collect()
+    let on_its_thread = |&engine: &Engine| {
+        let tried = std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name(format!("probe {engine}"))
+                .spawn_scoped(scope, || try_one(engine))
+                .and_then(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        (engine, tried)
+    };
+    CANDIDATES.iter().map(on_its_thread).collect()
 }
 
 /// The engines of this system, best first.

@@ -6,6 +6,7 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
@@ -104,4 +105,15 @@ fn signals_interrupt_nothing() {
     under_fire(|| echo_under_fire(Engine::Poll));
     #[cfg(target_os = "linux")]
     under_fire(|| echo_under_fire(Engine::Uring));
+}
+
+/// A ring that is gone interrupts the thread that opened it, some time later.
+#[test]
+fn whoever_probes_is_not_interrupted() {
+    let (mut near, _far) = UnixStream::pair().unwrap();
+    near.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    for _ in 0..10 {
+        assert!(wharf_port::probe().iter().any(|(_, tried)| tried.is_ok()));
+        assert_eq!(near.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 }
