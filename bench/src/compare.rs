@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::{Cell, DEFAULT_CELLS};
 use crate::child::{Running, check_interrupted};
-use crate::contestant::{self, Contestant};
+use crate::contestant::{self, Contestant, FLOOR};
 use crate::load::{Framing, LoadReport};
 use crate::machine::{self, Machine};
 use crate::profile::{self, TcpShare};
@@ -31,10 +31,13 @@ const SYSCALL_RUNS: usize = 3;
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct EchoArgs {
     /// Rounds; each runs every contestant once per cell
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     pub rounds: usize,
+    /// Rounds after these in which only the floor, wharf and what `--extra` adds run: their ratios need more
+    #[arg(long, default_value_t = 8)]
+    pub close_rounds: usize,
     /// Seconds measured per run
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
     /// Seconds before that, per run
     #[arg(long, default_value_t = 0.5)]
@@ -123,6 +126,21 @@ pub struct CellResult {
     pub summary: Vec<Summary>,
 }
 
+impl EchoArgs {
+    /// Rounds in all.
+    pub fn all_rounds(&self) -> usize {
+        self.rounds + self.close_rounds
+    }
+
+    /// Whether somebody runs in a round.
+    pub fn takes_part(&self, contestant: &str, round: usize) -> bool {
+        round < self.rounds
+            || contestant == FLOOR
+            || contestant.starts_with("wharf-")
+            || self.extra.iter().any(|extra| extra.name == contestant)
+    }
+}
+
 impl CellResult {
     /// Whether every answer was right and every contestant ran.
     pub fn is_right(&self) -> bool {
@@ -173,7 +191,7 @@ pub fn measure_cells(args: &EchoArgs) -> anyhow::Result<(Machine, Vec<CellResult
     for name in &missing {
         println!("{name}: not measured, there is no {}", args.wharf.display());
     }
-    let progress = Progress::new(args.rounds * args.cells.len() * contestants.len());
+    let progress = Progress::new(args.all_rounds() * args.cells.len() * contestants.len());
     let mut results = Vec::new();
     for &cell in &args.cells {
         let mut result = measure(args, &contestants, cell, &progress)?;
@@ -259,14 +277,16 @@ fn measure(
         failures: Vec::new(),
         summary: Vec::new(),
     };
-    for round in 0..args.rounds {
+    for round in 0..args.all_rounds() {
         for contestant in contestants {
             progress.bar.inc(1);
-            if result.failures.iter().any(|(name, _)| *name == contestant.name) {
+            let name = &contestant.name;
+            if !args.takes_part(name, round)
+                || result.failures.iter().any(|(failed, _)| failed == name)
+            {
                 continue;
             }
-            let name = &contestant.name;
-            progress.say(&format!("{cell} round {}/{} {name}", round + 1, args.rounds));
+            progress.say(&format!("{cell} round {}/{} {name}", round + 1, args.all_rounds()));
             match run_once(args, contestant, cell, round) {
                 Ok(run) => result.runs.push(run),
                 Err(error) => {

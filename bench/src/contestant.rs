@@ -45,7 +45,8 @@ impl Contestant {
     }
 }
 
-/// All that can be named with `--contestants`, in the order of the tables.
+/// All that can be named with `--contestants`, in the order of the tables and of a round: the floor and
+/// wharf run right after one another.
 pub fn known(own_program: &str, wharf: &Path, wharf_arguments: &[String]) -> Vec<Contestant> {
     let peers = Peer::value_variants().iter().filter_map(Peer::to_possible_value);
     let mut known: Vec<Contestant> = peers
@@ -58,7 +59,9 @@ pub fn known(own_program: &str, wharf: &Path, wharf_arguments: &[String]) -> Vec
             large_body_arguments: Vec::new(),
         })
         .collect();
-    for (name, framing) in [("wharf-raw", Framing::Raw), ("wharf-study", Framing::Study)] {
+    for (place, name, framing) in
+        [(1, "wharf-raw", Framing::Raw), (2, "wharf-study", Framing::Study)]
+    {
         let listen = if framing == Framing::Raw { "raw@127.0.0.1:0" } else { "study@127.0.0.1:0" };
         let program = wharf.to_string_lossy();
         let mut command: Vec<String> =
@@ -66,12 +69,13 @@ pub fn known(own_program: &str, wharf: &Path, wharf_arguments: &[String]) -> Vec
                 .map(str::to_owned)
                 .to_vec();
         command.extend_from_slice(wharf_arguments);
-        known.push(Contestant {
+        let own = Contestant {
             name: name.to_owned(),
             framing,
             command,
             large_body_arguments: ["--limits-frame-bytes-max", "64KiB"].map(str::to_owned).to_vec(),
-        });
+        };
+        known.insert(place, own);
     }
     known
 }

@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::{Running, check_interrupted};
 use crate::compare::{self, Distance, EchoArgs};
+use crate::contestant::FLOOR;
 use crate::machine::{self, Machine};
-use crate::table::{DISTURBED, Spread};
+use crate::table::{ByRound, DISTURBED, Spread, paired};
 
 pub use load::{FanLoadArgs, FanReport, run as run_load};
 pub use wire::Wire;
@@ -129,10 +130,13 @@ impl FanCell {
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 pub struct FanoutArgs {
     /// Rounds; each runs every server once per cell
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     pub rounds: usize,
+    /// Rounds after these in which only the floor, wharf and tokio's channels run: their ratios need more
+    #[arg(long, default_value_t = 8)]
+    pub close_rounds: usize,
     /// Seconds measured per run
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
     /// Seconds before that, per run
     #[arg(long, default_value_t = 0.5)]
@@ -168,6 +172,7 @@ impl FanoutArgs {
         let cells = DEFAULT_CELLS.split(',').map(|cell| cell.parse().expect("a constant"));
         FanoutArgs {
             rounds: echo.rounds,
+            close_rounds: echo.close_rounds,
             seconds: echo.seconds,
             warmup: echo.warmup,
             cells: cells.collect(),
@@ -254,12 +259,14 @@ pub fn measure(args: &FanoutArgs) -> anyhow::Result<FanResults> {
     let contestants = choose(args, &mut results.left_out)?;
     for &cell in &args.cells {
         let mut failed: Vec<&str> = Vec::new();
-        for round in 0..args.rounds {
+        let rounds = args.rounds + args.close_rounds;
+        for round in 0..rounds {
             for contestant in &contestants {
-                if failed.contains(&contestant.name) {
+                let name = contestant.name;
+                if (round >= args.rounds && !CLOSE.contains(&name)) || failed.contains(&name) {
                     continue;
                 }
-                eprintln!("fanout {cell} round {}/{} {}", round + 1, args.rounds, contestant.name);
+                eprintln!("fanout {cell} round {}/{rounds} {name}", round + 1);
                 match run_once(args, contestant, cell, round) {
                     Ok(run) => results.runs.push(run),
                     Err(error) => {
@@ -388,12 +395,12 @@ fn known(own_program: &str, wharf: &Path) -> Vec<Contestant> {
     let other =
         |name, wire, command| Contestant { name, wire, command: words(command), ready: None };
     vec![
-        peer("floor"),
+        peer(FLOOR),
+        wharf,
         peer("tokio-channels"),
         peer("tokio-broadcast"),
         other("redis", Wire::Redis, REDIS),
         other("nats", Wire::Nats, NATS),
-        wharf,
     ]
 }
 
@@ -403,6 +410,9 @@ const WHARF: &str = "serve --workers 1 --echo 127.0.0.1:0 --chat 127.0.0.1:0 --s
                      --chat-messages-per-second 1000000 --chat-messages-burst 1000000";
 const REDIS: &str = "redis-server --port {port} --bind 127.0.0.1 --save  --appendonly no";
 const NATS: &str = "nats-server -a 127.0.0.1 -p {port}";
+
+/// Who is compared closely: those that a goal is about.
+const CLOSE: [&str; 3] = [FLOOR, "wharf", "tokio-channels"];
 
 /// What a run may take beside its own time.
 const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(60);
@@ -454,11 +464,18 @@ pub fn markdown(args: &FanoutArgs, results: &FanResults) -> String {
     text
 }
 
-/// The median of what a delivery took of the server's CPU.
-pub fn cpu_ns(results: &FanResults, cell: FanCell, contestant: &str) -> Option<f64> {
+/// How many times the CPU of another server's run in the same round a delivery took, the median.
+pub fn ratio(results: &FanResults, cell: FanCell, contestant: &str, of: &str) -> Option<f64> {
     let used = used(results, cell);
-    let costs = used.get(contestant)?.iter().filter_map(|report| cost(report));
-    Spread::of(costs).map(|spread| spread.median)
+    let costs = |name: &str| -> Option<ByRound> {
+        Some(
+            used.get(name)?
+                .iter()
+                .filter_map(|run| Some((run.round, cost(&run.report)?)))
+                .collect(),
+        )
+    };
+    paired(&costs(contestant)?, &costs(of)?, |own, base| own / base)
 }
 
 /// Server CPU per delivery, ns.
@@ -467,27 +484,26 @@ fn cost(report: &FanReport) -> Option<f64> {
 }
 
 /// By server, the runs that are compared: those without errors, near ones if there are any.
-fn used(results: &FanResults, cell: FanCell) -> BTreeMap<&str, Vec<&FanReport>> {
+fn used(results: &FanResults, cell: FanCell) -> BTreeMap<&str, Vec<&FanRun>> {
     let right = || {
         let of_cell = results.runs.iter().filter(move |run| run.cell == cell);
         of_cell.filter(|run| run.report.errors == 0 && run.report.deliveries > 0)
     };
     let near = right().any(|run| run.distance == Distance::Near);
     let distance = if near { Distance::Near } else { Distance::Far };
-    let mut used: BTreeMap<&str, Vec<&FanReport>> = BTreeMap::new();
+    let mut used: BTreeMap<&str, Vec<&FanRun>> = BTreeMap::new();
     for run in right().filter(|run| run.distance == distance) {
-        used.entry(&run.contestant).or_default().push(&run.report);
+        used.entry(&run.contestant).or_default().push(run);
     }
     used
 }
 
-fn table(results: &FanResults, cell: FanCell) -> Table {
-    let of_cell = || results.runs.iter().filter(|run| run.cell == cell);
-    let used = used(results, cell);
+fn table(results: &FanResults, room: FanCell) -> Table {
+    let of_cell = || results.runs.iter().filter(|run| run.cell == room);
+    let used = used(results, room);
     let spread = |name: &str, figure: fn(&FanReport) -> Option<f64>| {
-        Spread::of(used.get(name)?.iter().filter_map(|report| figure(report)))
+        Spread::of(used.get(name)?.iter().filter_map(|run| figure(&run.report)))
     };
-    let floor = spread("floor", cost).map(|spread| spread.median);
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([
@@ -520,7 +536,7 @@ fn table(results: &FanResults, cell: FanCell) -> Table {
             bytes.to_string(),
             cell(own.map(|own| own.median), 0),
             own.map_or("-".to_owned(), |own| format!("{:.0}..{:.0}", own.min, own.max)),
-            cell(own.zip(floor).map(|(own, floor)| own.median / floor), 2),
+            cell(ratio(results, room, name, FLOOR), 2),
             cell(median(|report| Some(report.deliveries as f64 / report.elapsed_s)), 0),
             cell(median(|report| Some(report.server_cpu_s? / report.elapsed_s)), 2),
             cell(median(|report| Some(report.load_cpu_s / report.elapsed_s)), 2),

@@ -179,7 +179,7 @@ impl Section {
             for (name, _, unit) in &self.columns {
                 let found = values(results, self.kind, &contestant, name);
                 runs = runs.max(found.len());
-                match Spread::of(found.into_iter().map(|value| value / unit)) {
+                match Spread::of(found.into_iter().map(|(_, value)| value / unit)) {
                     Some(Spread { median, min, max }) => {
                         let digits = usize::from(median < 100.0);
                         let _ =
@@ -250,7 +250,9 @@ does not say is in [bench/README.md](../bench/README.md); what wharf is meant to
 the [end](#open). Loopback, one core for the server and one for the load.
 
 The peers echo raw bytes: they do no framing and keep no session. wharf's figures are with its sessions,
-limits and timers, `wharf-study` also with a framing header. Medians; gaps under 5 % are ties.
+limits and timers, `wharf-study` also with a framing header. Figures are medians over all runs, ratios
+(\"x floor\") medians of those between two runs of one round; gaps under 5 % are ties. Peers run in the first
+rounds only, the floor and wharf in all.
 
 ";
 

@@ -22,7 +22,7 @@ use crate::fanout::{self, FanResults, FanoutArgs};
 use crate::load::Framing;
 use crate::machine::{self, Machine};
 use crate::page;
-use crate::table::Spread;
+use crate::table::{ByRound, Spread};
 
 /// The settings of all comparisons.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
@@ -149,12 +149,15 @@ fn kept(args: &SuiteArgs) -> anyhow::Result<Results> {
 }
 
 fn measure_kind(args: &SuiteArgs, kind: Kind, results: &mut Results) -> anyhow::Result<()> {
-    let rounds =
-        args.echo.rounds.min(if kind == Kind::Idle { IDLE_ROUNDS_MAX } else { usize::MAX });
+    let rounds = match kind {
+        Kind::Storm => args.echo.all_rounds(),
+        Kind::Idle => args.echo.rounds.min(IDLE_ROUNDS_MAX),
+        Kind::Rate | Kind::Overload => args.echo.rounds,
+    };
     let peaks = peaks(&results.cells);
     let contestants = compare::contestants(&args.echo)?;
     for round in 0..rounds {
-        for contestant in &contestants {
+        for contestant in contestants.iter().filter(|one| args.echo.takes_part(&one.name, round)) {
             eprintln!("{kind:?} round {}/{rounds} {}", round + 1, contestant.name);
             let peak = peaks.get(&contestant.name).copied();
             match measure(args, kind, contestant, round, results.rate, peak) {
@@ -317,7 +320,7 @@ fn figures(kind: Kind, result: &Value) -> BTreeMap<String, f64> {
 }
 
 /// The figures of a contestant's runs of one kind: near runs if there are any, far ones otherwise.
-pub fn values(results: &Results, kind: Kind, contestant: &str, name: &str) -> Vec<f64> {
+pub fn values(results: &Results, kind: Kind, contestant: &str, name: &str) -> ByRound {
     let of_kind = || results.runs.iter().filter(|run| run.kind == kind && run.right);
     let near = of_kind().any(|run| run.distance == Distance::Near);
     let wanted = if near { Distance::Near } else { Distance::Far };
@@ -326,14 +329,14 @@ pub fn values(results: &Results, kind: Kind, contestant: &str, name: &str) -> Ve
         .filter(|run| {
             run.contestant == contestant && (run.distance == wanted || kind == Kind::Idle)
         })
-        .filter_map(|run| run.figures.get(name).copied())
+        .filter_map(|run| Some((run.round, *run.figures.get(name)?)))
         .collect()
 }
 
 /// The median of them.
 pub fn median(results: &Results, kind: Kind, contestant: &str, name: &str) -> Option<f64> {
     let values = values(results, kind, contestant, name);
-    Spread::of(values.into_iter()).map(|spread| spread.median)
+    Spread::of(values.into_iter().map(|(_, value)| value)).map(|spread| spread.median)
 }
 
 /// Where the pictures of a page go, and how the page names that folder.

@@ -40,6 +40,19 @@ impl Spread {
     }
 }
 
+/// Values, each with the round that it comes from.
+pub type ByRound = Vec<(usize, f64)>;
+
+/// The median of what `compare` says of two values of one round. What drifts over minutes moves both runs of
+/// a round, and so their ratio less than it moves a median over all rounds. `None` if no round has both.
+pub fn paired(own: &ByRound, base: &ByRound, compare: fn(f64, f64) -> f64) -> Option<f64> {
+    let pairs = own.iter().filter_map(|&(round, own)| {
+        let &(_, base) = base.iter().find(|(of, _)| *of == round)?;
+        Some(compare(own, base))
+    });
+    Spread::of(pairs).map(|spread| spread.median)
+}
+
 /// One line of a table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
@@ -59,8 +72,11 @@ pub struct Summary {
     pub starved_connections: usize,
     pub wire_bytes_per_message: Option<usize>,
     pub server_cpu_ns_per_message: Option<Spread>,
-    /// Median over the floor's median (or the first contestant's, if the floor does not run).
+    /// How many times the CPU time of the floor's run in the same round, the median (of the first
+    /// contestant's, if the floor does not run).
     pub ratio: Option<f64>,
+    /// How much more than that run's, ns per message, the median.
+    pub above_ns: Option<f64>,
     pub messages_per_s: Option<Spread>,
     /// Shares of one core.
     pub server_cpu_share: Option<Spread>,
@@ -80,12 +96,36 @@ pub fn summarize(contestants: &[Contestant], result: &CellResult) -> Vec<Summary
     let mut lines: Vec<Summary> =
         contestants.iter().map(|contestant| summarize_one(contestant, result, distance)).collect();
     let base = lines.iter().find(|line| line.contestant == FLOOR).or(lines.first());
-    let base = base.and_then(|line| line.server_cpu_ns_per_message).map(|spread| spread.median);
+    let Some(base) = base.map(|line| line.contestant.clone()) else { return lines };
+    let cpu = |name: &str| -> ByRound {
+        used(result, name, distance).filter_map(|run| Some((run.round, cpu_ns(run)?))).collect()
+    };
+    let base = cpu(&base);
     for line in &mut lines {
-        let own = line.server_cpu_ns_per_message.map(|spread| spread.median);
-        line.ratio = own.zip(base).map(|(own, base)| own / base);
+        let own = cpu(&line.contestant);
+        line.ratio = paired(&own, &base, |own, base| own / base);
+        line.above_ns = paired(&own, &base, |own, base| own - base);
     }
     lines
+}
+
+/// A contestant's runs of the distance that is compared, without errors.
+fn used<'a>(
+    result: &'a CellResult,
+    contestant: &'a str,
+    distance: Distance,
+) -> impl Iterator<Item = &'a Run> {
+    result.runs.iter().filter(move |run| {
+        run.contestant == contestant
+            && run.distance == distance
+            && run.report.errors == 0
+            && run.report.messages > 0
+    })
+}
+
+/// What a message took of the server's CPU.
+fn cpu_ns(run: &Run) -> Option<f64> {
+    Some(run.report.server_cpu_s? * 1e9 / run.report.messages as f64)
 }
 
 /// Near runs if there are any; otherwise far ones.
@@ -97,16 +137,11 @@ fn compared_distance(runs: &[Run]) -> Distance {
 fn summarize_one(contestant: &Contestant, result: &CellResult, distance: Distance) -> Summary {
     let all: Vec<&Run> =
         result.runs.iter().filter(|run| run.contestant == contestant.name).collect();
-    let used: Vec<&Run> = all
-        .iter()
-        .copied()
-        .filter(|run| run.distance == distance && run.report.errors == 0 && run.report.messages > 0)
-        .collect();
+    let used: Vec<&Run> = used(result, &contestant.name, distance).collect();
     let spread =
         |value: fn(&Run) -> Option<f64>| Spread::of(used.iter().filter_map(|run| value(run)));
     let syscalls = of(&result.syscalls, contestant);
-    let server_cpu_ns_per_message =
-        spread(|run| Some(run.report.server_cpu_s? * 1e9 / run.report.messages as f64));
+    let server_cpu_ns_per_message = spread(cpu_ns);
     let other_than_tcp_ns_per_message = server_cpu_ns_per_message
         .zip(of(&result.tcp_shares, contestant))
         .map(|(cpu, tcp)| cpu.median * (1.0 - tcp.0));
@@ -121,6 +156,7 @@ fn summarize_one(contestant: &Contestant, result: &CellResult, distance: Distanc
         wire_bytes_per_message: all.first().map(|run| run.report.wire_bytes_per_message),
         server_cpu_ns_per_message,
         ratio: None,
+        above_ns: None,
         messages_per_s: spread(|run| Some(run.report.messages as f64 / run.report.elapsed_s)),
         server_cpu_share: spread(|run| Some(run.report.server_cpu_s? / run.report.elapsed_s)),
         load_cpu_share: spread(|run| Some(run.report.load_cpu_s / run.report.elapsed_s)),
@@ -321,6 +357,17 @@ mod tests {
         let spread = Spread::of([9.0, 1.0, 3.0].into_iter());
         assert_eq!(spread, Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
         assert_eq!(Spread::of(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn runs_of_one_round_are_compared_with_each_other() {
+        // The machine was slower in round 1, for both; in round 2 only one of them ran.
+        let floor = vec![(0, 10.0), (1, 20.0), (3, 10.0)];
+        let own = vec![(0, 11.0), (1, 22.0), (2, 90.0), (3, 12.0)];
+        let ratio = paired(&own, &floor, |own, base| own / base);
+        assert_eq!(ratio, Some(1.1));
+        assert_eq!(paired(&own, &floor, |own, base| own - base), Some(2.0));
+        assert_eq!(paired(&own, &vec![(7, 1.0)], |own, base| own / base), None);
     }
 
     fn run(name: &str, distance: Distance, server_cpu_s: f64, errors: u64) -> Run {
