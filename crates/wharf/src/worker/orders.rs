@@ -321,13 +321,42 @@ const OWN_ROUNDS_MAX: usize = 2;
 
 #[cfg(all(test, any(unix, windows)))]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{
+        net::SocketAddr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     use wharf_port::sim::{Faults, SimNet, SimPeer};
 
-    use crate::{Class, Context, Frame, Handler, Result, Server, Topic, framing::Lines};
+    use super::Worker;
+    use crate::{Class, Context, Frame, Handle, Handler, Result, Server, Topic, framing::Lines};
 
     const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 1);
+
+    /// A worker with so many sessions of this handler.
+    fn worker<H: Handler>(
+        net: &SimNet,
+        handler: impl Fn() -> H + Send + Sync + 'static,
+        count: usize,
+    ) -> (Worker, Vec<SimPeer>) {
+        let builder = Server::builder().workers(1);
+        let builder = builder.listen(SocketAddr::from(ADDRESS), Lines, handler);
+        let (mut workers, _, handle) = builder.assemble(net, 1).unwrap();
+        let mut worker = workers.remove(0);
+        let peers: Vec<SimPeer> = (0..count).map(|_| net.connect(ADDRESS.into())).collect();
+        while net.step() || handle.count() < count {
+            turn(&mut worker);
+        }
+        (worker, peers)
+    }
+
+    fn turn(worker: &mut Worker) {
+        let now = worker.poll().unwrap();
+        worker.turn(now);
+    }
 
     /// What its members say is published by a job, which answers, too.
     struct Room;
@@ -353,15 +382,7 @@ mod tests {
     #[test]
     fn what_a_frames_job_sends_leaves_in_the_frames_turn() {
         let net = SimNet::new(1, Faults::none());
-        let builder = Server::builder().workers(1);
-        let builder = builder.listen(SocketAddr::from(ADDRESS), Lines, || Room);
-        let (mut workers, _, handle) = builder.assemble(&net, 1).unwrap();
-        let worker = &mut workers[0];
-        let mut peers: Vec<SimPeer> = (0..3).map(|_| net.connect(ADDRESS.into())).collect();
-        while net.step() || handle.count() < peers.len() {
-            let now = worker.poll().unwrap();
-            worker.turn(now);
-        }
+        let (mut worker, mut peers) = worker(&net, || Room, 3);
         for (peer, text) in peers.iter_mut().zip(["a\n", "b\n", "c\n"]) {
             assert_eq!(peer.write(text.as_bytes()), 2);
         }
@@ -377,8 +398,53 @@ mod tests {
             assert!(own.contains(&format!("yes\n{said}\n")), "{heard:?}");
             assert_eq!((own.len(), own.replace("yes\n", "")), (10, heard[0].replace("yes\n", "")));
         }
-        let now = worker.poll().unwrap();
-        worker.turn(now);
+        turn(&mut worker);
         assert_eq!(worker.stats().sends, 3, "one for each");
+    }
+
+    /// Answers each frame, and at `go` posts a job that posts itself, [`JOBS`] times.
+    struct Busy(Arc<AtomicUsize>);
+
+    const JOBS: usize = 1000;
+
+    impl Handler for Busy {
+        type Session = ();
+
+        fn on_frame(&mut self, cx: &mut Context<'_, ()>, frame: Frame<'_>) -> Result {
+            if frame.body() == b"go" {
+                post_again(cx.handle(), Arc::clone(&self.0));
+            }
+            Ok(cx.send(b"yes")?)
+        }
+    }
+
+    fn post_again(handle: &Handle, ran: Arc<AtomicUsize>) {
+        let job = move |job: &mut crate::Job<'_>| {
+            if ran.fetch_add(1, Ordering::Relaxed) + 1 < JOBS {
+                post_again(job.handle(), ran);
+            }
+        };
+        handle.post(7, job).unwrap();
+    }
+
+    /// What a job goes on with waits for the next turn: the others have theirs meanwhile.
+    #[test]
+    fn a_job_that_posts_itself_keeps_its_worker_from_nobody() {
+        let net = SimNet::new(1, Faults::none());
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&ran);
+        let (mut worker, mut peers) = worker(&net, move || Busy(Arc::clone(&counted)), 2);
+        for (peer, text) in peers.iter_mut().zip(["go\n", "me\n"]) {
+            let before = ran.load(Ordering::Relaxed);
+            assert_eq!(peer.write(text.as_bytes()), 3);
+            while net.step() {}
+            turn(&mut worker);
+            let jobs = ran.load(Ordering::Relaxed) - before;
+            assert!((1..=3).contains(&jobs) && worker.has_orders(), "{jobs} jobs in one turn");
+            while net.step() {}
+            assert_eq!(peer.read_arrived(), b"yes\n");
+        }
+        (0..JOBS).for_each(|_| turn(&mut worker));
+        assert_eq!((ran.load(Ordering::Relaxed), worker.has_orders()), (JOBS, false));
     }
 }
