@@ -13,7 +13,8 @@ use crate::support::*;
 
 type Answer = std::result::Result<Sent, SendError>;
 
-/// Sends what a frame says: a class, a length, and a mark that the frame begins with.
+/// Sends what a frame says: a class, or `T` for `try_send`, a length, and a mark that the frame begins
+/// with.
 #[derive(Clone, Default)]
 struct Sends(Arc<Mutex<Vec<Answer>>>);
 
@@ -25,7 +26,14 @@ impl Handler for Sends {
         for order in text.split(';') {
             let words: Vec<_> = order.split(' ').collect();
             let [class, len, mark] = words[..] else { panic!("three words: {order}") };
+            let mut body = mark.as_bytes().to_vec();
+            body.resize(len.parse().expect("a length"), b'.');
             let class = match class.split_at(1) {
+                ("T", _) => {
+                    let tried = cx.try_send(&body).map(|()| Sent::Queued);
+                    self.0.lock().unwrap().push(tried);
+                    continue;
+                }
                 ("R", _) => Class::Reliable,
                 ("N", _) => Class::DropNewest,
                 ("O", _) => Class::DropOldest,
@@ -33,8 +41,6 @@ impl Handler for Sends {
                 ("C", _) => Class::Control,
                 _ => panic!("no class: {class}"),
             };
-            let mut body = mark.as_bytes().to_vec();
-            body.resize(len.parse().expect("a length"), b'.');
             self.0.lock().unwrap().push(cx.send_as(class, 0, &body));
         }
         Ok(())
@@ -187,7 +193,8 @@ fn there_are_64_keys_at_most_and_room_up_to_the_hard_mark() {
     assert_eq!((report.stats.replaced_latest, report.stats.dropped_latest), (1, 2));
 }
 
-/// Only what is reliable ends a session that has no room for it, and everything is closed then.
+/// Only what is sent as reliable ends a session that has no room for it, and everything is closed then. What
+/// is refused or dropped does not count as sent.
 #[test]
 fn at_the_hard_mark_reliable_aborts_and_the_others_do_not() {
     let mut deaf = Deaf::new();
@@ -195,11 +202,15 @@ fn at_the_hard_mark_reliable_aborts_and_the_others_do_not() {
     deaf.order(&fill);
     let answers = deaf.order("N 9000 a;O 9000 b;L1 9000 c;C 9000 d");
     assert_eq!(answers, [DROPPED, DROPPED, DROPPED, Err(SendError::WouldExceed)]);
-    let answers = deaf.order("R 9000 e;R 1 f;N 1 g;O 1 h;L1 1 i;C 1 j");
+    // What no queue would have room for is refused in every class.
+    let answers = deaf.order("T 9000 k;N 200000 l;O 200000 m;L1 200000 n;C 200000 o");
+    assert_eq!(answers, [Err(SendError::WouldExceed); 5]);
+    let answers = deaf.order("R 9000 e;R 1 f;T 1 p;N 1 g;O 1 h;L1 1 i;C 1 j");
     let mut expected = vec![Err(SendError::WouldExceed)];
-    expected.resize(6, Err(SendError::Closed));
+    expected.resize(7, Err(SendError::Closed));
     assert_eq!(answers, expected);
     let (_, report) = deaf.read();
     assert_eq!(report.stats.closed_for(wharf::CloseReason::SlowConsumer), 1);
     assert!(report.stats.bytes_lost > 130_000, "{}", report.stats.bytes_lost);
+    assert_eq!((report.stats.hard_marks_reached, report.stats.frames_sent), (2, 4));
 }
