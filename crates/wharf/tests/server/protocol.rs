@@ -123,26 +123,6 @@ fn no_first_frame_in_time() {
     });
 }
 
-#[test]
-fn the_first_frame_lifts_its_deadline() {
-    on_every_engine(|engine| {
-        let timeout = Duration::from_millis(200);
-        let limits = Limits { first_frame_timeout: Some(timeout), ..calm() };
-        let framing = LengthField::u16_be();
-        let mut server = TestServer::with(engine, framing, limits, move |cx, on| {
-            if let On::Frame(_) = on {
-                cx.set_timer(timeout * 2, 1);
-            }
-            echo(cx, on)
-        });
-        let mut client = server.connect();
-        client.echo(&framing, b"in time");
-        server.wait_for(|event| matches!(event, Event::Timer(_, 1)).then_some(()));
-        client.echo(&framing, b"later");
-        server.finish();
-    });
-}
-
 /// A framing whose word is not to be trusted: it asks for no more bytes than there are.
 #[derive(Clone, Copy)]
 struct AsksForNothing;

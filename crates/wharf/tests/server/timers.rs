@@ -64,12 +64,13 @@ fn setting_a_key_again_moves_its_timer() {
         match on {
             On::Frame(_) => {
                 cx.set_timer(Duration::ZERO, 1);
-                cx.set_timer(40 * MS, 2);
-                cx.set_timer(80 * MS, 1);
-                cx.set_timer(120 * MS, 99);
+                cx.set_timer(20 * MS, 2);
+                cx.set_timer(NEVER, 1);
             }
-            // From within its own call.
+            // From within its own call, and then nearer again.
             On::Timer(2) => cx.set_timer(Duration::ZERO, 3),
+            On::Timer(3) => cx.set_timer(Duration::ZERO, 1),
+            On::Timer(1) => cx.set_timer(Duration::ZERO, 99),
             _ => {}
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::support::*;
 const HALF: &[u8] = &[0, 9, 1, 2];
 
 /// Bytes that trickle in renew no deadline: it is counted from the accept, or from the frame's first
-/// byte.
+/// byte. The first frame lifts its own, which would pass before that of the next.
 #[test]
 fn a_frame_that_trickles_in_is_late_to_the_tick() {
     for (before, limit, reason) in [
