@@ -112,7 +112,8 @@ fn whoever_is_kicked_is_told_and_stays_away() {
     let mut second = Client::start(directory.path(), &server, "user0", "pw");
     assert_eq!(second.hears(202)["result"], 0);
     assert_eq!(first.hears(202)["result"], 31);
-    // Its input has not ended: it ends by itself.
+    // Its input has not ended: it ends by itself, and says nothing of having come back.
+    assert_eq!(first.output.read_line(&mut String::new()).unwrap(), 0);
     let status = first.process.wait().unwrap();
     let error = String::from_utf8(first.finish().stderr).unwrap();
     assert_eq!(status.code(), Some(1), "{error}");
