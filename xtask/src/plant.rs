@@ -55,7 +55,7 @@ struct Found {
     took: Duration,
 }
 
-const LISTS: [&str; 3] = ["sending", "sessions", "simulations"];
+const LISTS: [&str; 4] = ["sending", "sessions", "program", "simulations"];
 /// In slices, so that a fault which every seed shows is found at once.
 const SLICES: [(u64, u64); 3] = [(0, 50), (50, 500), (500, 2000)];
 /// A build shares the machine with whatever else runs there.
