@@ -6,7 +6,8 @@
 //!
 //! - **P1** Every submitted operation completes exactly once, also after a cancel. A streaming
 //!   operation ([`Op::Accept`], [`Op::Receive`]) yields any number of completions and then exactly
-//!   one final one ([`Outcome::AcceptEnded`], [`Outcome::ReceiveEnded`]).
+//!   one final one ([`Outcome::AcceptEnded`], [`Outcome::ReceiveEnded`]); any other has its final one
+//!   alone.
 //! - **P2** The port owns an operation's record and its buffer until the final completion.
 //!   Received bytes come in buffers that the port lends ([`RecvBuffer`]): `!Send`, given back on
 //!   drop. Each keeps its pool's memory alive, even past the port.
@@ -14,8 +15,8 @@
 //!   failures come back as completions.
 //! - **P4** No completion is produced inside `submit`; they come out of
 //!   [`wait`](CompletionPort::wait) alone.
-//! - **P5** At most one receive and at most one send is in flight per socket. A second one is a
-//!   caller's bug and panics; [`SecondSend::Refuse`](crate::SecondSend::Refuse) completes a second
+//! - **P5** At most one receive, of either kind, and at most one send is in flight per socket. A second
+//!   one is a caller's bug and panics; [`SecondSend::Refuse`](crate::SecondSend::Refuse) completes a second
 //!   send with [`SendError::AlreadyInFlight`] instead, to show what 1-Send is for.
 //! - **P6** No order is promised between sockets, nor between a socket's receive and its send.
 //! - **P7** [`cancel`](CompletionPort::cancel) makes every operation in flight on a socket reach its
@@ -30,7 +31,8 @@
 //!   up may bring the rest of its buffer, too, and a backend that cannot stop the system there what was
 //!   completed by then. [`pause`](CompletionPort::pause)
 //!   ends a receive or an accept early with `Paused`; what was completed before that comes first,
-//!   in order.
+//!   in order. A single receive ([`Op::ReceiveOnce`]) is over with the first bytes and never brings more
+//!   than it asked for; one that is paused or cancelled leaves what it does not bring to the next.
 //! - **P10** An accepted socket is unbound until [`adopt`](CompletionPort::adopt), which binds it to
 //!   one port for life; an [`UnboundSocket`] may cross threads, and a `std::net::TcpStream` becomes
 //!   one. A socket for [`Op::Connect`] is made on the port that will own it
@@ -78,7 +80,7 @@ pub trait CompletionPort {
     ///
     /// # Panics
     /// On a caller's bug: a socket that is not of this port or already closed, a second receive or
-    /// send on one socket (P5), an empty gather, a credit of zero.
+    /// send on one socket (P5), an empty gather, a receive of zero bytes.
     fn submit(&mut self, op: Op, token: Token);
 
     /// Hands everything submitted to the system, waits until something completes, another thread
@@ -188,6 +190,14 @@ pub enum Op {
         /// How many bytes may come before the operation ends with [`ReceiveEnd::CreditSpent`].
         credit_bytes: u32,
     },
+    /// Receive once: over with the first bytes that there are, in one buffer, so that no more come than
+    /// that holds, either ([`Outcome::ReceivedOnce`]).
+    ReceiveOnce {
+        /// The socket.
+        socket: Socket,
+        /// How many bytes may come; what there is beyond stays for the next receive.
+        bytes_max: u32,
+    },
     /// Send all frames of the gather, in order. A partial send is resumed inside.
     Send {
         /// The socket.
@@ -219,6 +229,9 @@ pub enum Outcome {
     Received(RecvBuffer),
     /// The receive is over (final).
     ReceiveEnded(ReceiveEnd),
+    /// The single receive is over (final): the bytes, never none, or why there are none, which is never
+    /// [`ReceiveEnd::CreditSpent`].
+    ReceivedOnce(Result<RecvBuffer, ReceiveEnd>),
     /// The send is over (final).
     Sent {
         /// The gather that was submitted, for use again.
@@ -227,6 +240,17 @@ pub enum Outcome {
         /// how much the peer got.
         result: Result<(), SendError>,
     },
+}
+
+impl Outcome {
+    /// A receive's final completion. Only that of a single one brings bytes.
+    #[inline]
+    pub(crate) fn of_receive(once: bool, last: Result<RecvBuffer, ReceiveEnd>) -> Self {
+        match last {
+            Err(end) if !once => Outcome::ReceiveEnded(end),
+            last => Outcome::ReceivedOnce(last),
+        }
+    }
 }
 
 // Moved once by the port and once by who handles it.

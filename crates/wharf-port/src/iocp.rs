@@ -352,8 +352,11 @@ impl CompletionPort for IocpPort {
                 socket
             }
             Op::Receive { socket, credit_bytes } => {
-                assert!(credit_bytes > 0, "a receive needs a credit");
-                self.stream_mut(socket).start_receive(token, credit_bytes);
+                self.stream_mut(socket).start_receive(token, credit_bytes, false);
+                socket
+            }
+            Op::ReceiveOnce { socket, bytes_max } => {
+                self.stream_mut(socket).start_receive(token, bytes_max, true);
                 socket
             }
             Op::Send { socket, gather } => {

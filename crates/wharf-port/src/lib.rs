@@ -26,8 +26,9 @@
 //! }
 //! ```
 //!
-//! `examples/port_echo.rs` is a whole echo server on the bare port; the crate `wharf` builds
-//! sessions, framing and limits on it.
+//! `examples/port_echo.rs` is a whole echo server on the bare port, with one operation in flight per
+//! client: receive once, send, receive. Streaming receives with a credit, beside sends, are what the
+//! crate `wharf` builds sessions, framing and limits on.
 //!
 //! # Engines
 //! | engine | system | notes |

@@ -290,8 +290,11 @@ impl CompletionPort for PollPort {
                 socket
             }
             Op::Receive { socket, credit_bytes } => {
-                assert!(credit_bytes > 0, "a receive needs a credit");
-                self.entry(socket).start_receive(token, credit_bytes);
+                self.entry(socket).start_receive(token, credit_bytes, false);
+                socket
+            }
+            Op::ReceiveOnce { socket, bytes_max } => {
+                self.entry(socket).start_receive(token, bytes_max, true);
                 socket
             }
             Op::Send { socket, gather } => {

@@ -272,6 +272,10 @@ impl CompletionPort for UringPort {
                 assert!(credit_bytes > 0, "a receive has credit");
                 self.submit_inbound(socket, Kind::Receive, credit_bytes, token);
             }
+            Op::ReceiveOnce { socket, bytes_max } => {
+                assert!(bytes_max > 0, "a receive is for at least one byte");
+                self.submit_inbound(socket, Kind::ReceiveOnce, bytes_max, token);
+            }
             Op::Accept { listener } => self.submit_inbound(listener, Kind::Accept, 0, token),
             Op::Connect { socket, address } => self.submit_connect(socket, address, token),
         }
@@ -382,10 +386,15 @@ impl Inbound {
         match self.kind {
             Kind::Accept if cancelled => Outcome::AcceptEnded(AcceptEnd::Cancelled),
             Kind::Accept => Outcome::AcceptEnded(AcceptEnd::Paused),
-            _ if cancelled => Outcome::ReceiveEnded(ReceiveEnd::Cancelled),
-            _ if self.stop == Stop::CreditSpent => Outcome::ReceiveEnded(ReceiveEnd::CreditSpent),
-            _ => Outcome::ReceiveEnded(ReceiveEnd::Paused),
+            _ if cancelled => self.ended(ReceiveEnd::Cancelled),
+            _ if self.stop == Stop::CreditSpent => self.ended(ReceiveEnd::CreditSpent),
+            _ => self.ended(ReceiveEnd::Paused),
         }
+    }
+
+    /// The final completion of a receive that brings nothing.
+    fn ended(&self, end: ReceiveEnd) -> Outcome {
+        Outcome::of_receive(self.kind == Kind::ReceiveOnce, Err(end))
     }
 }
 

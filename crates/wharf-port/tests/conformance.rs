@@ -22,6 +22,8 @@ mod port;
 mod port_echo;
 #[path = "conformance/receive.rs"]
 mod receive;
+#[path = "conformance/receive_once.rs"]
+mod receive_once;
 #[path = "conformance/send.rs"]
 mod send;
 #[path = "conformance/simulated.rs"]
@@ -78,6 +80,15 @@ macro_rules! suite {
                     a_second_receive_panics_and_harms_nothing,
                     a_receive_is_in_flight_until_its_end_is_delivered,
                     a_credit_of_zero_panics,
+                ],
+                receive_once: [
+                    a_single_receive_brings_at_most_so_many_bytes,
+                    a_single_receive_waits_for_the_first_bytes,
+                    the_end_of_the_stream_ends_a_single_receive,
+                    a_reset_fails_a_single_receive,
+                    pause_and_cancel_end_a_single_receive,
+                    a_single_receive_is_the_one_in_flight,
+                    a_single_receive_waits_in_line_for_a_buffer,
                 ],
                 send: [
                     frames_arrive_in_order_whatever_their_number,

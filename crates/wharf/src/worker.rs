@@ -288,6 +288,7 @@ impl Worker {
             Outcome::Accepted(socket) => self.on_accepted(name.listener(), socket),
             Outcome::AcceptEnded(end) => self.on_accept_ended(name.listener(), end),
             Outcome::Connected(result) => self.on_connected(name.session(), result),
+            Outcome::ReceivedOnce(_) => unreachable!("a session's receives stream"),
         }
     }
 

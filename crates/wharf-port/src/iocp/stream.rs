@@ -46,6 +46,8 @@ struct Connect {
 struct Receive {
     token: Token,
     credit_bytes: u32,
+    /// Over with the first bytes.
+    once: bool,
     stop: Option<Stop>,
     /// Its place among those that wait for a buffer.
     parked: Option<Ticket>,
@@ -90,9 +92,10 @@ impl StreamSocket {
     }
 
     #[track_caller]
-    pub(super) fn start_receive(&mut self, token: Token, credit_bytes: u32) {
+    pub(super) fn start_receive(&mut self, token: Token, credit_bytes: u32, once: bool) {
+        assert!(credit_bytes > 0, "a receive is for at least one byte");
         assert!(self.receive.is_none(), "one receive at a time on a socket (P5)");
-        self.receive = Some(Receive { token, credit_bytes, stop: None, parked: None });
+        self.receive = Some(Receive { token, credit_bytes, once, stop: None, parked: None });
     }
 
     /// Starts a send; gives the gather back if there is one in flight that it may be refused for.
@@ -363,14 +366,14 @@ impl StreamSocket {
         // Where others wait for a buffer, each gets one in turn.
         let mut left = if core.parked.is_empty() { RECEIVES_PER_TURN } else { 1 };
         let Some(receive) = &mut self.receive else { return Again::No };
-        let end = loop {
+        let last = loop {
             match receive.stop {
-                Some(Stop::Pause) => break ReceiveEnd::Paused,
-                Some(Stop::Cancel) => break ReceiveEnd::Cancelled,
+                Some(Stop::Pause) => break Err(ReceiveEnd::Paused),
+                Some(Stop::Cancel) => break Err(ReceiveEnd::Cancelled),
                 None => {}
             }
             if receive.credit_bytes == 0 {
-                break ReceiveEnd::CreditSpent;
+                break Err(ReceiveEnd::CreditSpent);
             }
             if receive.parked.is_some() {
                 return Again::No;
@@ -380,11 +383,11 @@ impl StreamSocket {
                     Ok(Posted::Pending) => return Again::No,
                     Ok(Posted::Done(_)) => self.readable = true,
                     Err(error) if is_shortage(&error) => return Again::Later,
-                    Err(error) => break ReceiveEnd::Failed(portable(error)),
+                    Err(error) => break Err(ReceiveEnd::Failed(portable(error))),
                 }
             }
             if let Some(code) = self.failure {
-                break ReceiveEnd::Failed(io::Error::from_raw_os_error(code));
+                break Err(ReceiveEnd::Failed(io::Error::from_raw_os_error(code)));
             }
             if left == 0 {
                 return Again::Soon;
@@ -396,6 +399,9 @@ impl StreamSocket {
                     // Less than there was room for is all there was; what has come since makes the
                     // next receive of nothing end at once.
                     self.readable = buffer.len() == room;
+                    if receive.once {
+                        break Ok(buffer);
+                    }
                     receive.credit_bytes -= buffer.len() as u32;
                     done.push(Done { token: receive.token, outcome: Outcome::Received(buffer) });
                     continue;
@@ -405,7 +411,7 @@ impl StreamSocket {
                     receive.parked = Some(core.parked.push(socket));
                     return Again::No;
                 }
-                Ok(Taken::End) => break ReceiveEnd::EndOfStream,
+                Ok(Taken::End) => break Err(ReceiveEnd::EndOfStream),
                 Err(error) => portable(error),
             };
             match error {
@@ -413,13 +419,13 @@ impl StreamSocket {
                 error if is_shortage(&error) => return Again::Later,
                 error => {
                     self.failure = error.raw_os_error();
-                    break ReceiveEnd::Failed(error);
+                    break Err(ReceiveEnd::Failed(error));
                 }
             }
         };
-        let token = receive.token;
+        let Receive { token, once, .. } = *receive;
         self.receive = None;
-        core.finish(token, Outcome::ReceiveEnded(end), done);
+        core.finish(token, Outcome::of_receive(once, last), done);
         Again::No
     }
 }

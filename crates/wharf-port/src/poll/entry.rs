@@ -61,6 +61,8 @@ struct Connect {
 struct Receive {
     token: Token,
     credit_bytes: u32,
+    /// Over with the first bytes.
+    once: bool,
     stop: Option<Stop>,
     /// Its place among those that wait for a buffer.
     parked: Option<Ticket>,
@@ -130,10 +132,11 @@ impl Entry {
     }
 
     #[track_caller]
-    pub(super) fn start_receive(&mut self, token: Token, credit_bytes: u32) {
+    pub(super) fn start_receive(&mut self, token: Token, credit_bytes: u32, once: bool) {
+        assert!(credit_bytes > 0, "a receive is for at least one byte");
         assert!(!self.listens, "a listener does not receive");
         assert!(self.receive.is_none(), "one receive is in flight already (P5)");
-        self.receive = Some(Receive { token, credit_bytes, stop: None, parked: None });
+        self.receive = Some(Receive { token, credit_bytes, once, stop: None, parked: None });
         self.in_flight += 1;
     }
 
@@ -405,14 +408,14 @@ impl Entry {
         // Where others wait for a buffer, each gets one in turn.
         let mut left = if core.parked.is_empty() { RECEIVES_PER_TURN } else { 1 };
         let Some(receive) = &mut self.receive else { return false };
-        let end = loop {
+        let last = loop {
             match receive.stop {
-                Some(Stop::Pause) => break ReceiveEnd::Paused,
-                Some(Stop::Cancel) => break ReceiveEnd::Cancelled,
+                Some(Stop::Pause) => break Err(ReceiveEnd::Paused),
+                Some(Stop::Cancel) => break Err(ReceiveEnd::Cancelled),
                 None => {}
             }
             if receive.credit_bytes == 0 {
-                break ReceiveEnd::CreditSpent;
+                break Err(ReceiveEnd::CreditSpent);
             }
             if receive.parked.is_some() || !self.readable || left == 0 {
                 return self.readable && receive.parked.is_none();
@@ -430,24 +433,27 @@ impl Entry {
             let result = unsafe { receive_into(&self.os, core.pool.address(id), room) };
             if let Ok(bytes @ 1..) = result {
                 let buffer = RecvBuffer::lend(&core.pool, id, bytes);
+                self.readable = bytes == room || !self.short_reads_count;
+                if receive.once {
+                    break Ok(buffer);
+                }
                 done.push(Done { token: receive.token, outcome: Outcome::Received(buffer) });
                 receive.credit_bytes -= bytes as u32;
-                self.readable = bytes == room || !self.short_reads_count;
                 continue;
             }
             core.pool.give_back(id);
             match result {
-                Ok(_) => break ReceiveEnd::EndOfStream,
+                Ok(_) => break Err(ReceiveEnd::EndOfStream),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => self.readable = false,
                     io::ErrorKind::Interrupted => {}
-                    _ => break ReceiveEnd::Failed(error),
+                    _ => break Err(ReceiveEnd::Failed(error)),
                 },
             }
         };
-        let token = receive.token;
+        let Receive { token, once, .. } = *receive;
         self.receive = None;
-        self.finish(core, token, Outcome::ReceiveEnded(end), done);
+        self.finish(core, token, Outcome::of_receive(once, last), done);
         false
     }
 }

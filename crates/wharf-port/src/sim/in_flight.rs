@@ -62,7 +62,7 @@ enum Ending {
 pub(super) enum Work {
     Accept,
     Connect { result: Option<Result<(), io::ErrorKind>> },
-    Receive { credit_left: usize },
+    Receive { credit_left: usize, once: bool },
     Send { bytes: Vec<u8>, sent: usize, result: Option<Result<(), io::ErrorKind>> },
 }
 
@@ -81,6 +81,7 @@ pub(super) enum Delivered {
     Connected(io::Result<()>),
     Received(Vec<u8>),
     ReceiveEnded(ReceiveEnd),
+    ReceivedOnce(Result<Vec<u8>, ReceiveEnd>),
     Sent(Result<(), SendError>),
 }
 
@@ -170,7 +171,9 @@ impl World {
         match &op.work {
             Work::Accept => self.listeners[&source.id].backlog.len().min(1),
             Work::Connect { result } => usize::from(op.silent && *result == Some(Ok(()))),
-            Work::Receive { credit_left } => self.ends[&source.id].arrived.len().min(*credit_left),
+            Work::Receive { credit_left, .. } => {
+                self.ends[&source.id].arrived.len().min(*credit_left)
+            }
             Work::Send { bytes, sent, result: None } => {
                 let open = self.ends[&source.id].phase == Phase::Open;
                 let fits = self.room(source.id).is_some_and(|room| bytes.len() - sent <= room);
@@ -317,8 +320,8 @@ impl World {
     ) -> Option<Delivered> {
         let op = self.operations.get_mut(&source)?;
         let end = self.ends.get(&source.id)?;
-        let Work::Receive { credit_left } = &op.work else { return None };
-        let limit = if op.ending.is_some() { op.before_end } else { *credit_left };
+        let Work::Receive { credit_left, once } = op.work else { return None };
+        let limit = if op.ending.is_some() { op.before_end } else { credit_left };
         let there = end.arrived.len().min(limit);
         if there > 0 {
             let short_of_buffers = piece_bytes.is_some()
@@ -327,7 +330,12 @@ impl World {
                 && self.chance.strikes(Fault::NoBuffer);
             match piece_bytes {
                 Some(piece_bytes) if !short_of_buffers => {
-                    return Some(self.receive_piece(source, there.min(piece_bytes)));
+                    let bytes = self.receive_piece(source, there.min(piece_bytes));
+                    return Some(if once {
+                        Delivered::ReceivedOnce(Ok(bytes))
+                    } else {
+                        Delivered::Received(bytes)
+                    });
                 }
                 _ if op.ending.is_none() => {
                     self.park(source, short_of_buffers);
@@ -337,7 +345,13 @@ impl World {
                 _ => {}
             }
         }
-        let ended = |end| Some(Delivered::ReceiveEnded(end));
+        let ended = |end| {
+            Some(if once {
+                Delivered::ReceivedOnce(Err(end))
+            } else {
+                Delivered::ReceiveEnded(end)
+            })
+        };
         match op.ending {
             Some(Ending::Paused) => ended(ReceiveEnd::Paused),
             Some(Ending::Cancelled) => ended(ReceiveEnd::Cancelled),
@@ -351,13 +365,13 @@ impl World {
     }
 
     /// Receives up to `len` bytes, which are there, and charges the credit with them (P9).
-    fn receive_piece(&mut self, source: Source, len: usize) -> Delivered {
+    fn receive_piece(&mut self, source: Source, len: usize) -> Vec<u8> {
         let short = len > 1 && self.chance.strikes(Fault::ShortReceive);
         let len = if short { self.chance.up_to(Fault::ShortReceive, len - 1) } else { len };
         let bytes = self.read(source.id, len);
         let still_there = self.ends.get(&source.id).map_or(0, |end| end.arrived.len());
         if let Some(op) = self.operations.get_mut(&source)
-            && let Work::Receive { credit_left } = &mut op.work
+            && let Work::Receive { credit_left, once: false } = &mut op.work
         {
             if op.ending.is_some() {
                 op.before_end -= len;
@@ -370,7 +384,7 @@ impl World {
                 }
             }
         }
-        Delivered::Received(bytes)
+        bytes
     }
 
     /// Puts a receive in line for a buffer; `by_fault`: the port has none for a while.

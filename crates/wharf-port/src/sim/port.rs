@@ -142,7 +142,9 @@ impl SimPort {
             let lane = match what {
                 Delivered::Accepted { .. } | Delivered::AcceptEnded(_) => Lane::Accept,
                 Delivered::Connected(_) => Lane::Connect,
-                Delivered::Received(_) | Delivered::ReceiveEnded(_) => Lane::Receive,
+                Delivered::Received(_)
+                | Delivered::ReceiveEnded(_)
+                | Delivered::ReceivedOnce(_) => Lane::Receive,
                 Delivered::Sent(_) => Lane::Send,
             };
             bound.in_flight[lane as usize] = false;
@@ -157,6 +159,9 @@ impl SimPort {
             Delivered::Connected(result) => Outcome::Connected(result),
             Delivered::Received(bytes) => Outcome::Received(self.lend(&bytes)),
             Delivered::ReceiveEnded(end) => Outcome::ReceiveEnded(end),
+            Delivered::ReceivedOnce(last) => {
+                Outcome::ReceivedOnce(last.map(|bytes| self.lend(&bytes)))
+            }
             Delivered::Sent(result) => {
                 let gather = bound.sending.take().expect("kept while its send is in flight");
                 if bound.ends_stream {
@@ -221,7 +226,12 @@ impl CompletionPort for SimPort {
             }
             Op::Receive { socket, credit_bytes } => {
                 assert!(credit_bytes > 0, "a receive has a credit of at least one byte");
-                let work = Work::Receive { credit_left: credit_bytes as usize };
+                let work = Work::Receive { credit_left: credit_bytes as usize, once: false };
+                self.start(socket, Lane::Receive, token, work);
+            }
+            Op::ReceiveOnce { socket, bytes_max } => {
+                assert!(bytes_max > 0, "a receive is for at least one byte");
+                let work = Work::Receive { credit_left: bytes_max as usize, once: true };
                 self.start(socket, Lane::Receive, token, work);
             }
             Op::Send { socket, gather } => self.send(socket, gather, token),

@@ -83,6 +83,7 @@ impl UringPort {
         }
         match kind {
             Kind::Receive => self.on_receive(socket, completion, done),
+            Kind::ReceiveOnce => self.on_receive_once(socket, completion, done),
             Kind::Send => self.on_send(socket, completion.result, done),
             Kind::Accept => self.on_accept(socket, completion, done),
             Kind::Connect => self.on_connect(socket, completion.result, done),
@@ -97,7 +98,7 @@ impl UringPort {
     pub(super) fn is_current(&self, kind: Kind, socket: Socket) -> bool {
         let record = || self.records.get(socket);
         match kind {
-            Kind::Receive | Kind::Accept => {
+            Kind::Receive | Kind::ReceiveOnce | Kind::Accept => {
                 let inbound = record().and_then(|record| record.inbound.as_ref());
                 inbound.is_some_and(|it| it.kind == kind && it.place == Place::Kernel)
             }
@@ -153,6 +154,17 @@ impl UringPort {
         }
         let next = inbound.receive_over(completion.result);
         self.inbound_over(socket, next, completion.result, done);
+    }
+
+    fn on_receive_once(&mut self, socket: Socket, completion: Completion, done: &mut Vec<Done>) {
+        match (completion.buffer, completion.result) {
+            (Some(id), len @ 1..) => {
+                self.pool.note_taken();
+                let buffer = RecvBuffer::lend(&self.pool, id, len as usize);
+                self.end_inbound(socket, Outcome::ReceivedOnce(Ok(buffer)), done);
+            }
+            _ => self.on_receive(socket, completion, done),
+        }
     }
 
     fn on_accept(&mut self, socket: Socket, completion: Completion, done: &mut Vec<Done>) {
@@ -290,17 +302,15 @@ impl Inbound {
     fn receive_over(&self, result: i32) -> Next {
         let told_to_stop = self.stop != Stop::No;
         match -result {
-            ..0 if self.credit_bytes == 0 => {
-                Next::End(Outcome::ReceiveEnded(ReceiveEnd::CreditSpent))
-            }
-            0 => Next::End(Outcome::ReceiveEnded(ReceiveEnd::EndOfStream)),
+            ..0 if self.credit_bytes == 0 => Next::End(self.ended(ReceiveEnd::CreditSpent)),
+            0 => Next::End(self.ended(ReceiveEnd::EndOfStream)),
             ..0 | libc::ENOBUFS | libc::ECANCELED | libc::EINTR if told_to_stop => {
                 Next::End(self.stopped())
             }
             libc::ENOBUFS if self.arm == Arm::OnData => Next::Park,
             libc::ENOBUFS => Next::RearmOnData,
             ..0 | libc::ECANCELED | libc::EINTR => Next::Rearm,
-            code => Next::End(Outcome::ReceiveEnded(ReceiveEnd::Failed(error(code)))),
+            code => Next::End(self.ended(ReceiveEnd::Failed(error(code)))),
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Record {
     pub(super) is_gone: bool,
 }
 
-/// A receive, or a listener's accept: streaming.
+/// A receive, or a listener's accept. They stream, but for a single receive.
 pub(super) struct Inbound {
     pub(super) token: Token,
     /// Bytes that may still come; unused for an accept.
@@ -152,6 +152,7 @@ impl Inbound {
         if self.kind == Kind::Accept {
             return opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
         }
+        let streaming = if self.kind == Kind::ReceiveOnce { Streaming::No } else { streaming };
         let one_buffer = self.credit_bytes.min(buffer_bytes);
         match (self.arm, streaming) {
             (Arm::OnData, _) => receive_entry(fd, one_buffer, RECVSEND_POLL_FIRST),
@@ -294,6 +295,7 @@ pub(super) enum Kind {
     Cancel = 5,
     Wake = 6,
     Probe = 7,
+    ReceiveOnce = 8,
 }
 
 /// What the kernel calls an operation (`user_data`): kind 4 bits, slot 28, generation 32. Never a
@@ -334,6 +336,7 @@ impl Key {
             5 => Kind::Cancel,
             6 => Kind::Wake,
             7 => Kind::Probe,
+            8 => Kind::ReceiveOnce,
             _ => return None,
         };
         let slot = (data >> 32) as u32 & (SLOTS_MAX - 1);
@@ -400,7 +403,14 @@ mod tests {
     #[test]
     fn a_key_survives_the_kernel() {
         let far = Socket { slot: SLOTS_MAX - 1, generation: u32::MAX };
-        for kind in [Kind::Receive, Kind::Send, Kind::Accept, Kind::Connect, Kind::Cancel] {
+        for kind in [
+            Kind::Receive,
+            Kind::ReceiveOnce,
+            Kind::Send,
+            Kind::Accept,
+            Kind::Connect,
+            Kind::Cancel,
+        ] {
             for socket in [far, Socket { slot: 0, generation: 0 }] {
                 let key = Key::new(kind, socket);
                 assert_eq!(Key::from_user_data(key.user_data()), Some(key));

@@ -81,7 +81,7 @@ impl UringPort {
         match key.kind {
             Kind::Cancel | Kind::Probe => return,
             Kind::Wake => {}
-            Kind::Receive | Kind::Accept | Kind::Send | Kind::Connect => {
+            Kind::Receive | Kind::ReceiveOnce | Kind::Accept | Kind::Send | Kind::Connect => {
                 let record = self.records.get_mut(key.socket).expect("current");
                 match key.kind {
                     Kind::Send => drop(record.outbound.take()),

@@ -9,8 +9,8 @@ use std::{
 };
 
 use wharf_port::{
-    Close, CompletionPort, Config, Counts, Done, Frame, Gather, Op, Outcome, ReceiveEnd, Socket,
-    Token, UnboundListener,
+    Close, CompletionPort, Config, Counts, Done, Frame, Gather, Op, Outcome, ReceiveEnd,
+    RecvBuffer, Socket, Token, UnboundListener,
 };
 
 /// Where ports, listeners and the peers of their connections come from: an operating system or a
@@ -78,6 +78,7 @@ enum Kind {
     Accept,
     Connect,
     Receive,
+    ReceiveOnce,
     Send,
 }
 
@@ -108,6 +109,7 @@ impl<'r> Lab<'r> {
             Op::Accept { .. } => Kind::Accept,
             Op::Connect { .. } => Kind::Connect,
             Op::Receive { .. } => Kind::Receive,
+            Op::ReceiveOnce { .. } => Kind::ReceiveOnce,
             Op::Send { .. } => Kind::Send,
         };
         let token = Token(self.operations.len() as u64);
@@ -132,6 +134,11 @@ impl<'r> Lab<'r> {
                     (Kind::Receive, false)
                 }
                 Outcome::ReceiveEnded(_) => (Kind::Receive, true),
+                Outcome::ReceivedOnce(last) => {
+                    let empty = last.as_ref().is_ok_and(|bytes| bytes.is_empty());
+                    assert!(!empty, "received bytes are never none");
+                    (Kind::ReceiveOnce, true)
+                }
                 Outcome::Sent { .. } => (Kind::Send, true),
             };
             assert_eq!(kind, operation.kind, "{done:?}");
@@ -227,6 +234,19 @@ impl<'r> Lab<'r> {
 
     pub(crate) fn receive(&mut self, socket: Socket, credit_bytes: u32) -> Token {
         self.submit(Op::Receive { socket, credit_bytes })
+    }
+
+    pub(crate) fn receive_once(&mut self, socket: Socket, bytes_max: u32) -> Token {
+        self.submit(Op::ReceiveOnce { socket, bytes_max })
+    }
+
+    /// What the single receive ends with.
+    #[track_caller]
+    pub(crate) fn once(&mut self, token: Token) -> Result<RecvBuffer, ReceiveEnd> {
+        match self.next(token) {
+            Outcome::ReceivedOnce(last) => last,
+            outcome => panic!("{outcome:?}"),
+        }
     }
 
     /// Sends copies of the parts as one gather.

@@ -47,6 +47,10 @@ impl Bench {
         self.submit(Op::Receive { socket, credit_bytes })
     }
 
+    pub(crate) fn receive_once(&mut self, socket: Socket, bytes_max: u32) -> Token {
+        self.submit(Op::ReceiveOnce { socket, bytes_max })
+    }
+
     pub(crate) fn send(&mut self, socket: Socket, bytes: &[u8]) -> Token {
         let mut buf = self.port.buffers().take(bytes.len());
         assert_eq!(buf.append(bytes), bytes.len());

@@ -94,17 +94,18 @@ impl Echo {
     fn take_in(&mut self, number: u64, outcome: Outcome) {
         let client = self.clients.get_mut(&number).expect("there until nothing is in flight");
         match outcome {
-            Outcome::Received(bytes) => {
-                client.waiting.extend_from_slice(&bytes);
-                if self.chance.u8(..) < 64 {
-                    self.held.push(bytes);
-                }
-            }
+            Outcome::Received(bytes) => self.take_in_bytes(number, bytes),
             Outcome::ReceiveEnded(end) => {
                 assert!(client.receiving, "an end for each receive (P1)");
+                client.end_receive(&end);
+            }
+            Outcome::ReceivedOnce(last) => {
+                assert!(client.receiving, "an end for each receive (P1)");
                 client.receiving = false;
-                client.ended |= matches!(end, ReceiveEnd::EndOfStream);
-                client.broken |= matches!(end, ReceiveEnd::Failed(_) | ReceiveEnd::Cancelled);
+                match last {
+                    Ok(bytes) => self.take_in_bytes(number, bytes),
+                    Err(end) => client.end_receive(&end),
+                }
             }
             Outcome::Sent { result, .. } => {
                 assert!(client.sending, "an end for each send (P1)");
@@ -112,6 +113,15 @@ impl Echo {
                 client.broken |= result.is_err();
             }
             outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    fn take_in_bytes(&mut self, number: u64, bytes: RecvBuffer) {
+        let client = self.clients.get_mut(&number).expect("there until nothing is in flight");
+        assert!(!bytes.is_empty());
+        client.waiting.extend_from_slice(&bytes);
+        if self.chance.u8(..) < 64 {
+            self.held.push(bytes);
         }
     }
 
@@ -137,8 +147,13 @@ impl Echo {
         }
         if !client.receiving && !client.ended && client.waiting.len() < 8192 {
             client.receiving = true;
-            let credit_bytes = self.chance.u32(1..3000);
-            self.port.submit(Op::Receive { socket, credit_bytes }, Token(number));
+            let bytes = self.chance.u32(1..3000);
+            let op = if self.chance.bool() {
+                Op::Receive { socket, credit_bytes: bytes }
+            } else {
+                Op::ReceiveOnce { socket, bytes_max: bytes }
+            };
+            self.port.submit(op, Token(number));
         } else if client.receiving && self.chance.u8(..) < 16 {
             self.port.pause(socket);
         }
@@ -164,6 +179,14 @@ impl Echo {
         }
         self.port.close(self.listener, Close::Graceful);
         self.port.counts()
+    }
+}
+
+impl Client {
+    fn end_receive(&mut self, end: &ReceiveEnd) {
+        self.receiving = false;
+        self.ended |= matches!(end, ReceiveEnd::EndOfStream);
+        self.broken |= matches!(end, ReceiveEnd::Failed(_) | ReceiveEnd::Cancelled);
     }
 }
 

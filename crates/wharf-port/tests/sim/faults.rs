@@ -167,6 +167,63 @@ fn a_receive_that_finds_no_buffer_is_parked_and_goes_on() {
     only(&bench.net, Fault::NoBuffer);
 }
 
+/// Bytes that are there come in one completion: all of them, or some and the rest with the next; and what
+/// the faults of a stream's credit do does not happen to it.
+#[test]
+fn a_single_receive_is_over_with_its_bytes_whatever_strikes() {
+    let delay_max = Duration::from_millis(50);
+    let none = Faults::none;
+    for (faults, fault) in [
+        (Faults { short_receive: 1.0, ..none() }, Some(Fault::ShortReceive)),
+        (Faults { late_completion: 1.0, delay_max, ..none() }, Some(Fault::LateCompletion)),
+        (Faults { no_buffer: 1.0, delay_max, ..none() }, Some(Fault::NoBuffer)),
+        (Faults { credit_overrun: 1.0, ..none() }, None),
+    ] {
+        let (mut bench, socket, mut peer) = pair_then(faults, Config::default());
+        peer.write(b"hello world");
+        while bench.net.step() {}
+        let mut bytes = Vec::new();
+        while bytes.len() < 11 {
+            let token = bench.receive_once(socket, 5);
+            let Outcome::ReceivedOnce(Ok(piece)) = bench.next(token) else { panic!("{fault:?}") };
+            assert!(piece.len() <= 5 && (piece.len() < 5 || fault != Some(Fault::ShortReceive)));
+            bytes.extend_from_slice(&piece);
+            assert_eq!(bench.port.counts().operations_in_flight, 1, "the accept alone");
+        }
+        assert_eq!(bytes, b"hello world");
+        match fault {
+            Some(fault) => only(&bench.net, fault),
+            None => assert_eq!(bench.net.applied(Fault::CreditOverrun), 0),
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_single_receive_has_its_bytes_or_leaves_them() {
+    for success_after_cancel in [1.0, 0.0] {
+        let faults = Faults { silent_until_cancel: 1.0, success_after_cancel, ..Faults::none() };
+        let (mut bench, socket, mut peer) = pair_then(faults, Config::default());
+        peer.write(b"hello");
+        while bench.net.step() {}
+        let token = bench.receive_once(socket, 3);
+        assert!(bench.try_next(token).is_none(), "silent");
+        bench.port.cancel(socket);
+        let Outcome::ReceivedOnce(last) = bench.next(token) else { panic!("another kind") };
+        bench.net.set_faults(Faults::none());
+        let token = bench.receive_once(socket, 100);
+        let Outcome::ReceivedOnce(Ok(rest)) = bench.next(token) else { panic!("no bytes") };
+        match last {
+            Ok(bytes) => assert_eq!((&*bytes, &*rest), (&b"hel"[..], &b"lo"[..])),
+            Err(end) => {
+                assert!(matches!(end, ReceiveEnd::Cancelled), "{end:?}");
+                assert_eq!((success_after_cancel, &*rest), (0.0, &b"hello"[..]));
+            }
+        }
+        let applied = bench.net.applied(Fault::SuccessAfterCancel);
+        assert_eq!(applied, u64::from(success_after_cancel > 0.0));
+    }
+}
+
 #[test]
 fn an_accept_without_descriptors_fails_and_keeps_the_connection() {
     let net = SimNet::new(1, Faults { descriptors_exhausted: 1.0, ..Faults::none() });
