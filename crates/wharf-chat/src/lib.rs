@@ -45,7 +45,7 @@ pub use crate::{
     settings::Settings,
     store::{
         Accounts, Embedded, Format, Location, Memory, Open, Redis, RedisUrl, Scheme, Store,
-        StoreError, check_name, hide_password,
+        StoreError, check_name, commands_terminal, hide_password,
     },
     user::{Stage, User},
 };

@@ -109,13 +109,21 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if name.len() > NAME_BYTES {
         return Err(format!("a name has at most {} bytes of UTF-8", NAME_BYTES - 1));
     }
-    if name.chars().any(char::is_control) {
-        return Err("a name has no control characters".to_owned());
+    if name.chars().any(commands_terminal) {
+        return Err("a name has no control characters, nor any that turn a line around".to_owned());
     }
     if name.trim() != name {
         return Err("a name does not begin or end with a space".to_owned());
     }
     Ok(())
+}
+
+/// Whether a terminal does something with this character instead of showing it: control characters, and
+/// those that end a line or turn the direction of text without being one.
+#[must_use]
+pub fn commands_terminal(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A store and the way to hash for it: what manages users.
@@ -369,7 +377,14 @@ mod tests {
             (accounts.add("a", &long), "the password: text of 33 bytes in a field for 32"),
             (accounts.add("", "x"), "a name has at least one character"),
             (accounts.add("a", ""), "a password has at least one character"),
-            (accounts.add("a\nb", "x"), "a name has no control characters"),
+            (
+                accounts.add("a\nb", "x"),
+                "a name has no control characters, nor any that turn a line around",
+            ),
+            (
+                accounts.add("a\u{202e}b", "x"),
+                "a name has no control characters, nor any that turn a line around",
+            ),
             (accounts.add(" a", "x"), "a name does not begin or end with a space"),
             (accounts.set_password("nobody", "x"), "there is no user \"nobody\""),
             (accounts.remove("nobody"), "there is no user \"nobody\""),

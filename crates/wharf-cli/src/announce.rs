@@ -69,7 +69,7 @@ pub(crate) fn banner(serving: &Serving, settings: &Settings, descriptors: Option
             "  chat  {:address_width$}   {:<15}   {}",
             chat.address.to_string(),
             format!("{} rooms x {}", grouped(settings.chat.rooms.into()), settings.chat.room_seats),
-            chat_hint(chat)
+            chat_hint(chat, settings)
         );
     }
     if let Some(address) = serving.metrics.map(reachable) {
@@ -118,12 +118,23 @@ fn hint(listener: &EchoListener) -> String {
     }
 }
 
-fn chat_hint(chat: &ServingChat) -> String {
+fn chat_hint(chat: &ServingChat, settings: &Settings) -> String {
     if chat.has_users {
-        format!("try: wharf chat --addr {} --user NAME", reachable(chat.address))
-    } else {
-        "no users yet: wharf user add NAME   (or start with --demo)".to_owned()
+        return format!("try: wharf chat --addr {} --user NAME", reachable(chat.address));
     }
+    // Of another store than that which `wharf user` takes by itself, it has to be told.
+    let store = &settings.server.store;
+    let named = if *store == Settings::default().server.store {
+        String::new()
+    } else {
+        format!(" --store {}", shell_word(&store.to_string()))
+    };
+    format!("no users yet: wharf user add NAME{named}   (or start with --demo)")
+}
+
+/// A word as it can be pasted into a shell.
+fn shell_word(text: &str) -> String {
+    if text.contains(char::is_whitespace) { format!("'{text}'") } else { text.to_owned() }
 }
 
 /// Where this machine itself reaches a listener: one cannot connect to `0.0.0.0` everywhere.
@@ -164,6 +175,11 @@ mod tests {
         let text = banner(&serving, &Settings::default(), None);
         let expected = "  chat  127.0.0.1:11021   10 rooms x 4      no users yet: wharf user add NAME   \
                         (or start with --demo)\n";
+        assert!(text.contains(expected), "{text}");
+        let mut settings = Settings::default();
+        settings.server.store.0 = "embedded:my users.redb".parse().unwrap();
+        let text = banner(&serving, &settings, None);
+        let expected = "wharf user add NAME --store 'embedded:my users.redb'   (or start";
         assert!(text.contains(expected), "{text}");
         serving.chat = Some(ServingChat { address, has_users: true });
         let text = banner(&serving, &Settings::default(), None);

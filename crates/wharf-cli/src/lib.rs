@@ -30,6 +30,7 @@ mod serve;
 mod settings;
 mod user;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use cli::Invocation;
@@ -49,12 +50,17 @@ pub fn main() -> ExitCode {
         Invocation::Man => generate::man(),
         Invocation::PrintConfigurationDocs => generate::print(&settings::documentation()),
         Invocation::Misconfigured(problems) => {
-            eprint!("{problems}");
+            tell(&problems.to_string());
             return ExitCode::from(2);
         }
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        tell(&format!("error: {error:#}\n"));
         ExitCode::FAILURE
     })
+}
+
+/// To standard error; where nobody can read it, the exit status is what is left to say.
+fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }

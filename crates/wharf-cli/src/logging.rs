@@ -77,7 +77,7 @@ struct Escaping<'a, 'w>(&'a mut Writer<'w>);
 impl fmt::Write for Escaping<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
-            if character.is_control() || is_line_or_direction_mark(character) {
+            if wharf_chat::commands_terminal(character) {
                 write!(self.0, "{}", character.escape_default())?;
             } else {
                 self.0.write_char(character)?;
@@ -85,11 +85,6 @@ impl fmt::Write for Escaping<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Characters that end a line or turn the direction of text without being control characters.
-fn is_line_or_direction_mark(character: char) -> bool {
-    matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

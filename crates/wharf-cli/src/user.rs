@@ -1,9 +1,9 @@
 //! `wharf user`: who may log in to the chat. A store that a running server has for itself is changed by
 //! that server, through its control channel.
 
+mod list;
 mod task;
 
-use std::fs::File;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use wharf_chat::{Accounts, Location, StoreError};
 
-use crate::control;
 use crate::settings::Control;
+use crate::{control, generate};
 
 pub(crate) use task::{Password, Task, held_store};
 
@@ -79,8 +79,8 @@ pub(crate) fn run(options: &Options, location: &Location, control: &Control) -> 
         }
         Command::List => {
             let names = users.run(Task::List).map_err(|error| explain(error, location))?;
-            names.iter().for_each(|name| say(name));
-            return Ok(ExitCode::SUCCESS);
+            let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
+            return generate::print(&lines);
         }
         Command::Import { file } => return import(&users, file),
     };
@@ -158,23 +158,19 @@ fn password(from_stdin: bool) -> Result<String> {
 
 /// Adds every user of the file that is not there yet; tells of each that cannot be.
 fn import(users: &Users, path: &Path) -> Result<ExitCode> {
-    let what = || format!("reading {}", path.display());
-    let file = File::open(path).with_context(what)?;
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(file);
-    let listed = reader.deserialize().collect::<Result<Vec<(String, String)>, _>>();
-    let listed = listed.with_context(what)?;
+    let listed = list::read(path)?;
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} users  {eta} left");
     let bar = ProgressBar::new(listed.len() as u64).with_style(style?);
     let mut failed = 0;
-    for (name, password) in &listed {
+    for list::User { line, name, password } in &listed {
         let password = Password(password.clone());
         match users.run(Task::Add { name: name.clone(), password }) {
             Ok(_) => bar.suspend(|| say(&format!("added {name}"))),
             Err(StoreError::Refused(what)) => {
                 failed += 1;
-                bar.suspend(|| eprintln!("error: {name}: {what}"));
+                bar.suspend(|| eprintln!("error: {}:{line}: {name}: {what}", path.display()));
             }
-            Err(error) => bail!("{name}: {error}"),
+            Err(error) => bail!("{}:{line}: {name}: {error}", path.display()),
         }
         bar.inc(1);
     }

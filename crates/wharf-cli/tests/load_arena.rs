@@ -124,10 +124,10 @@ fn serve(mut stream: TcpStream, player: u32, fault: Fault) -> std::io::Result<()
     Ok(())
 }
 
+/// Each against a server of its own, and all at the same time: most of a run is waiting.
 #[test]
 fn what_an_arena_does_wrong_is_told_apart() {
-    let options = ["--connections", "3", "--rate", "30", "--duration", "500ms", "--grace", "1s"];
-    for (fault, expected) in [
+    let faults = [
         (Fault::None, None),
         (Fault::GoesBack, Some("reordered")),
         (Fault::Repeats, Some("repeated")),
@@ -137,11 +137,19 @@ fn what_an_arena_does_wrong_is_told_apart() {
         (Fault::ForgetsTurns, Some("lost")),
         (Fault::CutsPositions, Some("wrong_length")),
         (Fault::SendsSomethingElse, Some("wrong_id")),
-    ] {
-        let (is_right, json) = bench(server(fault), &options);
-        assert_eq!(is_right, expected.is_none(), "{fault:?}: {json:#}");
-        if let Some(expected) = expected {
-            assert!(json["errors"][expected].as_u64() > Some(0), "{fault:?}: {:#}", json["errors"]);
+    ];
+    thread::scope(|scope| {
+        for (fault, expected) in faults {
+            scope.spawn(move || is_found(fault, expected));
         }
+    });
+}
+
+fn is_found(fault: Fault, expected: Option<&str>) {
+    let options = ["--connections", "3", "--rate", "30", "--duration", "500ms", "--grace", "1s"];
+    let (is_right, json) = bench(server(fault), &options);
+    assert_eq!(is_right, expected.is_none(), "{fault:?}: {json:#}");
+    if let Some(expected) = expected {
+        assert!(json["errors"][expected].as_u64() > Some(0), "{fault:?}: {:#}", json["errors"]);
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -48,14 +49,16 @@ impl Embedded {
         otherwise: R,
         read: impl FnOnce(redb::ReadOnlyTable<&str, &str>) -> Result<R, redb::Error>,
     ) -> Result<R, StoreError> {
-        let mut database = self.lock();
-        let Some(database) = self.open(&mut database, false)? else { return Ok(otherwise) };
-        let read = || match database.begin_read()?.open_table(USERS) {
-            Ok(table) => read(table),
-            Err(TableError::TableDoesNotExist(_)) => Ok(otherwise),
-            Err(error) => Err(error.into()),
-        };
-        read().map_err(|error| self.failed("read", error))
+        self.unless_damaged(|| {
+            let mut database = self.lock();
+            let Some(database) = self.open(&mut database, false)? else { return Ok(otherwise) };
+            let read = || match database.begin_read()?.open_table(USERS) {
+                Ok(table) => read(table),
+                Err(TableError::TableDoesNotExist(_)) => Ok(otherwise),
+                Err(error) => Err(error.into()),
+            };
+            read().map_err(|error| self.failed("read", error))
+        })
     }
 
     /// Changes the table of users. What it says has been done is on the disk when this returns.
@@ -63,15 +66,27 @@ impl Embedded {
         &self,
         write: impl FnOnce(&mut redb::Table<'_, &str, &str>) -> Result<R, redb::Error>,
     ) -> Result<R, StoreError> {
-        let mut database = self.lock();
-        let database = self.open(&mut database, true)?.expect("created if it was not there");
-        let write = || {
-            let transaction = database.begin_write()?;
-            let done = write(&mut transaction.open_table(USERS)?)?;
-            transaction.commit()?;
-            Ok(done)
-        };
-        write().map_err(|error: redb::Error| self.failed("write", error))
+        self.unless_damaged(|| {
+            let mut database = self.lock();
+            let database = self.open(&mut database, true)?.expect("created if it was not there");
+            let write = || {
+                let transaction = database.begin_write()?;
+                let done = write(&mut transaction.open_table(USERS)?)?;
+                transaction.commit()?;
+                Ok(done)
+            };
+            write().map_err(|error: redb::Error| self.failed("write", error))
+        })
+    }
+
+    /// What `run` returns. Of a file that is cut short or overwritten redb finds some faults by assertion
+    /// alone: that is the file's fault and no other's, and whoever asked gets an answer.
+    fn unless_damaged<R>(
+        &self,
+        run: impl FnOnce() -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        let ran = panic::catch_unwind(AssertUnwindSafe(run));
+        ran.unwrap_or_else(|_| Err(self.damaged("what it says does not fit together")))
     }
 
     /// The open database; `None` if there is no file and none is to be made.
@@ -103,9 +118,25 @@ impl Embedded {
         Ok(database.as_ref())
     }
 
-    fn failed(&self, what: &str, error: impl std::fmt::Display) -> StoreError {
+    fn failed(&self, what: &str, error: impl Into<redb::Error>) -> StoreError {
         let path = self.path.display();
-        StoreError::unavailable(&format!("cannot {what} the login store {path}"), error)
+        match error.into() {
+            redb::Error::Corrupted(how) => self.damaged(&how),
+            redb::Error::Io(error) if is_of_content(error.kind()) => {
+                self.damaged("not such a file")
+            }
+            error => {
+                StoreError::unavailable(&format!("cannot {what} the login store {path}"), error)
+            }
+        }
+    }
+
+    fn damaged(&self, how: &str) -> StoreError {
+        let path = self.path.display();
+        StoreError::unavailable(
+            &format!("the login store {path} is damaged, or a file of another kind"),
+            format_args!("{how}; put a copy in its place, or name another with embedded:PATH"),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Database>> {
@@ -120,6 +151,11 @@ const HELD_RETRY: Duration = Duration::from_millis(20);
 #[expect(clippy::disallowed_methods, reason = "stores are called where blocking work runs")]
 fn sleep(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Whether reading failed for what is in the file, and not for the system.
+fn is_of_content(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 fn open_file(path: &Path, create: bool) -> Result<Option<Database>, DatabaseError> {
@@ -231,7 +267,28 @@ mod tests {
         std::fs::write(&path, "not a database").unwrap();
         let error = Embedded::new(&path).put("a", "1", false).unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        assert!(error.to_string().contains("is damaged, or a file of another kind"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"not a database");
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.redb");
+        Embedded::new(&path).put("a", "1", false).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        // Cut short at each of its parts; overwritten behind its header.
+        let mut damaged: Vec<Vec<u8>> =
+            [1, 100, 511, 4096, whole.len() / 2].map(|length| whole[..length].to_vec()).into();
+        damaged.push([&whole[..512], &vec![0x5a; whole.len() - 512]].concat());
+        for bytes in damaged {
+            std::fs::write(&path, &bytes).unwrap();
+            let store = Embedded::new(&path);
+            for error in [store.secret("a").unwrap_err(), store.put("b", "1", false).unwrap_err()] {
+                let is_told = error.to_string().contains("is damaged, or a file of another kind");
+                assert!(is_told, "{} bytes: {error}", bytes.len());
+            }
+        }
     }
 
     #[cfg(unix)]

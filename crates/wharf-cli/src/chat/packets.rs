@@ -107,9 +107,9 @@ impl Seen {
     }
 }
 
-/// What others wrote moves no cursor and rings no bell.
+/// What others wrote moves no cursor, rings no bell, and turns no line around.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+    text.chars().map(|c| if wharf_chat::commands_terminal(c) { '\u{FFFD}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -121,12 +121,15 @@ mod tests {
     #[test]
     fn what_others_write_does_nothing_to_the_terminal() {
         let id = TextRef::new("a\u{1b}[2J").unwrap();
-        let text = TextRef::new("한글 👋🏽\r\nroot: hi\u{9b}31m").unwrap();
+        let text = TextRef::new("한글 👋🏽\r\nroot: hi\u{9b}31m\u{2028}\u{202e}").unwrap();
         let body = ChatNotify { id, text }.to_vec();
         let seen = Seen::of(223, &body).unwrap();
         let line = seen.text(&BTreeMap::new()).unwrap();
-        assert_eq!(line, "a\u{FFFD}[2J: 한글 👋🏽\u{FFFD}\u{FFFD}root: hi\u{FFFD}31m");
-        assert_eq!(seen.json()["text"], "한글 👋🏽\r\nroot: hi\u{9b}31m");
+        assert_eq!(
+            line,
+            "a\u{FFFD}[2J: 한글 👋🏽\u{FFFD}\u{FFFD}root: hi\u{FFFD}31m\u{FFFD}\u{FFFD}"
+        );
+        assert_eq!(seen.json()["text"], "한글 👋🏽\r\nroot: hi\u{9b}31m\u{2028}\u{202e}");
     }
 
     #[test]

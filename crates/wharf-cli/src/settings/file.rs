@@ -92,6 +92,12 @@ impl<'a> Reader<'a> {
     fn refuse(&mut self, span: Range<usize>, message: &str, hint: Option<String>) {
         let (line, column) = self.place(span.start);
         let source = shown(self.text.lines().nth(line - 1).unwrap_or("").trim_end());
+        if source.len() > SHOWN_BYTES_MAX {
+            // Nobody finds the mark under such a line, which is probably no text at all.
+            let problem = format!("{}:{line}: {message} (column {})", self.name, column + 1);
+            self.wrong.push((span.start, problem));
+            return;
+        }
         let before: String = source
             .chars()
             .take(column)
@@ -120,6 +126,9 @@ impl<'a> Reader<'a> {
         (before.matches('\n').count() + 1, before[line_start..].chars().count())
     }
 }
+
+/// A line that is longer is not shown with what is wrong in it.
+const SHOWN_BYTES_MAX: usize = 400;
 
 /// A line as it may be shown. One that cannot be read may still name a store, with its password.
 fn shown(line: &str) -> String {

@@ -76,8 +76,19 @@ impl Listener {
     pub(crate) fn bind(path: &Path) -> Result<Self> {
         check_free(path)?;
         let cannot = || format!("cannot make the control socket {}", path.display());
-        SocketAddr::from_pathname(path).with_context(cannot)?; // a path that no client could name
+        if SocketAddr::from_pathname(path).is_err() {
+            // No client could name it.
+            bail!(
+                "{}: the system takes paths of sockets up to about 100 bytes, and this one has {}: name a \
+                 shorter one with --control PATH, or none with --control off",
+                cannot(),
+                path.as_os_str().len()
+            );
+        }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+            bail!("{}: there is no folder {}", cannot(), parent.display());
+        }
         // Bound in a folder that nobody else can enter, then moved: there is no moment in which
         // others could connect, and what was there before is replaced in one step.
         let nursery = tempfile::Builder::new()
@@ -236,9 +247,12 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(Listener::bind(&path).unwrap_err().to_string().contains("is no socket"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-        for nowhere in ["no/c.sock", &"long".repeat(30)] {
-            let error = Listener::bind(&folder.path().join(nowhere)).unwrap_err();
-            assert!(error.to_string().contains("cannot make the control socket"), "{error}");
+        for (nowhere, why) in
+            [("no/c.sock", "there is no folder"), (&"long".repeat(30), "name a shorter one")]
+        {
+            let error = Listener::bind(&folder.path().join(nowhere)).unwrap_err().to_string();
+            assert!(error.contains("cannot make the control socket"), "{error}");
+            assert!(error.contains(why), "{error}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
