@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use ratatui::crossterm::event as terminal;
 use wharf::packet::TextRef;
@@ -119,7 +119,8 @@ fn password() -> Result<String> {
         return rpassword::prompt_password("Password: ").context("reading the password");
     }
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).context("reading the password")?;
+    let read = io::stdin().lock().read_line(&mut line).context("reading the password")?;
+    ensure!(read > 0, "no password: standard input has ended, and its first line is the password");
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 

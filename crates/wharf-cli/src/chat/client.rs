@@ -341,6 +341,10 @@ impl Client {
     }
 
     fn tell_who(&mut self) {
+        if self.status.present.is_empty() {
+            // In no room yet, or in one so large that its members are not told of each other.
+            return self.view.note("error", "nobody is known to be here; /enter N enters a room");
+        }
         let names: Vec<&str> = self.status.present.values().map(String::as_str).collect();
         self.view.note("who", &names.join(", "));
     }

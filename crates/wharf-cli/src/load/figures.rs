@@ -116,8 +116,11 @@ impl Outcome {
         Some(cores / self.workers as f64)
     }
 
+    /// Whether the load itself could do no more. Where nothing was answered rightly, that is not what is
+    /// wrong.
     pub(crate) fn is_client_the_limit(&self) -> bool {
-        self.processor_share().is_some_and(|share| share > BUSY_SHARE)
+        let is_busy = self.processor_share().is_some_and(|share| share > BUSY_SHARE);
+        is_busy && self.tallies.iter().any(|tally| tally.answered > 0)
     }
 
     /// Whether a good part of the slowest latencies is the load's own lateness.
@@ -230,6 +233,7 @@ mod tests {
         let mut tally = Tally::new();
         tally.lateness.record(late_us * 1000).unwrap();
         tally.latency.record(answered_us * 1000).unwrap();
+        tally.answered = 1;
         Outcome {
             engine: "uring".to_owned(),
             engine_detail: String::new(),
@@ -261,5 +265,8 @@ mod tests {
             assert_eq!(outcome.is_client_the_limit(), limit, "{processor_ms} ms of 2 s");
             assert_eq!(outcome.is_client_late(), late, "{late_us} us of {answered_us} us");
         }
+        let mut unanswered = second(1900, 10, 1000);
+        unanswered.tallies = vec![Tally::new()];
+        assert!(!unanswered.is_client_the_limit());
     }
 }

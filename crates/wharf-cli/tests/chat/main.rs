@@ -6,6 +6,7 @@ mod support;
 mod users;
 
 use std::io::BufRead as _;
+use std::process::Stdio;
 #[cfg(unix)]
 use std::{
     io::{self, Write as _},
@@ -122,6 +123,35 @@ fn whoever_is_kicked_is_told_and_stays_away() {
     assert_eq!(second.hears(207)["result"], 0);
     second.hears(209);
     assert!(second.finish().status.success());
+}
+
+#[test]
+fn who_is_here_is_asked_where_somebody_can_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["--demo", "1"]);
+    let mut client = Client::start(directory.path(), &server, "user0", "pw");
+    client.hears(202);
+    client.say("/who");
+    assert_eq!(client.next()["text"], "nobody is known to be here; /enter N enters a room");
+    client.say("/enter 3");
+    client.hears(207);
+    client.hears(209);
+    client.say("/who");
+    assert_eq!(client.next(), serde_json::json!({ "note": "who", "text": "user0" }));
+    assert!(client.finish().status.success());
+}
+
+#[test]
+fn no_password_is_no_wrong_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = wharf(directory.path())
+        .args(["chat", "--user", "a"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("no password: standard input has ended"), "{error}");
 }
 
 #[test]
