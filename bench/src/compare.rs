@@ -26,6 +26,8 @@ use crate::table::{self, Summary};
 const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// Runs that count a contestant's system calls: enough for a middle one.
 const SYSCALL_RUNS: usize = 3;
+/// The same of those that are compared closely.
+const CLOSE_SYSCALL_RUNS: usize = 7;
 
 /// The settings of a comparison.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
@@ -134,8 +136,12 @@ impl EchoArgs {
 
     /// Whether somebody runs in a round.
     pub fn takes_part(&self, contestant: &str, round: usize) -> bool {
-        round < self.rounds
-            || contestant == FLOOR
+        round < self.rounds || self.is_close(contestant)
+    }
+
+    /// Whether somebody is of those that are compared closely.
+    fn is_close(&self, contestant: &str) -> bool {
+        contestant == FLOOR
             || contestant.starts_with("wharf-")
             || self.extra.iter().any(|extra| extra.name == contestant)
     }
@@ -327,10 +333,13 @@ fn count_syscalls(
 ) -> anyhow::Result<Vec<(String, Result<SyscallCount, String>)>> {
     let mut counted: Vec<_> =
         contestants.iter().map(|one| (one.name.clone(), Ok(Vec::new()))).collect();
-    for run in 1..=SYSCALL_RUNS {
+    for run in 1..=CLOSE_SYSCALL_RUNS {
         for (contestant, (name, counts)) in contestants.iter().zip(&mut counted) {
             let Ok(counted) = counts else { continue };
-            progress.say(&format!("{cell} system calls {run}/{SYSCALL_RUNS} {name}"));
+            if run > SYSCALL_RUNS && !args.is_close(name) {
+                continue;
+            }
+            progress.say(&format!("{cell} system calls, run {run}, {name}"));
             match syscalls::count(args, contestant, cell) {
                 Ok(count) => counted.push(count),
                 Err(why) => *counts = Err(format!("{why:#}")),
