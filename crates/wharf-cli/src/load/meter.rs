@@ -170,8 +170,11 @@ impl Meter {
         self.control.tell(Event::Opened(self.group));
     }
 
+    /// A connection could not be made; once the load has ended, it is the load that gave it up.
     pub(crate) fn connect_failed(&self, error: &std::io::Error) {
-        self.control.tell(Event::ConnectFailed(self.group, error.to_string()));
+        if self.sends() {
+            self.control.tell(Event::ConnectFailed(self.group, error.to_string()));
+        }
     }
 
     /// A connection was made and asks to be let in, before it is opened or turned away.

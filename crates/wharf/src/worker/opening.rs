@@ -9,7 +9,7 @@ use std::{
 
 use wharf_port::{AcceptEnd, AcceptFailure, Close, Op, Socket, TURNED_AWAY_MAX, UnboundSocket};
 
-use super::{Name, Worker};
+use super::{Name, Worker, orders::DRAINING};
 use crate::{
     addresses::Refusal,
     connector::{Attempt, next_random},
@@ -218,9 +218,9 @@ impl Worker {
                 self.opened(id);
             }
             (stage, result) => {
-                let timed_out = matches!(stage, Stage::Joining(_));
-                let error = match result {
-                    Err(error) if !timed_out => error,
+                let error = match (stage, result) {
+                    (Stage::Connecting, Err(error)) => error,
+                    _ if self.draining => io::Error::other(DRAINING),
                     _ => io::ErrorKind::TimedOut.into(),
                 };
                 session.stage = Stage::Joining(Close::Reset);

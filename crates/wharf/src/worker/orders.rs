@@ -199,7 +199,7 @@ impl Worker {
             Command::Connect { connector, address } => {
                 self.link().sessions.fetch_sub(1, Ordering::Relaxed);
                 let attempt = Attempt { connector, address, failures: 0 };
-                self.connect_failed(attempt, &io::Error::other("the server is draining"));
+                self.connect_failed(attempt, &io::Error::other(DRAINING));
             }
             // Whoever asked may have stopped waiting.
             Command::Sessions { only, answer } => drop(answer.send(self.describe(only))),
@@ -315,6 +315,9 @@ impl Worker {
         }
     }
 }
+
+/// Why a connection is not made any more.
+pub(super) const DRAINING: &str = "the server is draining";
 
 /// A job that a frame has posted, and what the job sends.
 const OWN_ROUNDS_MAX: usize = 2;

@@ -1,6 +1,7 @@
 //! The end of a server.
 
 use std::{
+    io,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -270,6 +271,8 @@ fn orders_while_it_ends() {
             let (report, events) = server.join();
             assert_eq!(report.stats.connect_failures, taken);
             assert_eq!(events.len() as u64, taken, "each is told to the handler");
+            let late = Event::ConnectFailed(io::ErrorKind::TimedOut, None);
+            assert!(!events.contains(&late), "it is the end, and no time-out");
             let refused = handle.connect("out", address);
             assert!(matches!(refused, Err(Error::Send(SendError::Closed))), "{refused:?}");
         }
