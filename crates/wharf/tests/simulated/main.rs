@@ -3,6 +3,7 @@
 mod accepting;
 mod bad_input;
 mod classes;
+mod closing;
 mod deadlines;
 mod flush;
 mod heartbeat;
