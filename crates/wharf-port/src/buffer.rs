@@ -17,17 +17,24 @@ use crate::memory::{Access, Memory};
 /// A received piece of the stream, lent by the port and given back when dropped.
 pub struct RecvBuffer {
     pool: Rc<RecvPool>,
-    id: u16,
-    len: u32,
+    /// Which buffer, and how much of it was filled.
+    id_and_len: Halves,
 }
 
 impl RecvBuffer {
     /// Lends out buffer `id`, which the backend has taken from the pool and filled with `len` bytes.
+    #[inline]
     pub(crate) fn lend(pool: &Rc<RecvPool>, id: u16, len: usize) -> Self {
         debug_assert!(len <= pool.buffer_bytes);
         pool.lent.set(pool.lent.get() + 1);
         pool.blocks.get(id).protect(Access::Read);
-        Self { pool: Rc::clone(pool), id, len: u32::try_from(len).expect("buffers are small") }
+        let len = u32::try_from(len).expect("buffers are small");
+        Self { pool: Rc::clone(pool), id_and_len: Halves::new(u32::from(id), len) }
+    }
+
+    #[inline]
+    fn id(&self) -> u16 {
+        self.id_and_len.upper() as u16
     }
 }
 
@@ -36,7 +43,7 @@ impl Deref for RecvBuffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.pool.blocks.slice(self.id, self.len as usize)
+        self.pool.blocks.slice(self.id(), self.id_and_len.lower() as usize)
     }
 }
 
@@ -44,13 +51,13 @@ impl Drop for RecvBuffer {
     #[inline]
     fn drop(&mut self) {
         self.pool.lent.set(self.pool.lent.get() - 1);
-        self.pool.give_back(self.id);
+        self.pool.give_back(self.id());
     }
 }
 
 impl fmt::Debug for RecvBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RecvBuffer({} bytes)", self.len)
+        write!(f, "RecvBuffer({} bytes)", self.len())
     }
 }
 
@@ -445,7 +452,8 @@ impl FrameBuf {
         );
         let length = |bytes| u32::try_from(bytes).expect("a frame is shorter than 4 GiB");
         let (start, len) = (length(range.start), length(range.len()));
-        Frame { block: (len > 0).then(|| self.block.clone()), start, len }
+        let block = (len > 0).then(|| self.block.clone());
+        Frame { block, start_and_len: Halves::new(start, len) }
     }
 
     /// Ends writing: the bytes can now be shared and sent.
@@ -453,7 +461,7 @@ impl FrameBuf {
     #[must_use]
     pub fn freeze(self) -> Frame {
         let len = u32::try_from(self.len).expect("a frame is shorter than 4 GiB");
-        Frame { block: Some(self.block), start: 0, len }
+        Frame { block: Some(self.block), start_and_len: Halves::new(0, len) }
     }
 }
 
@@ -478,8 +486,7 @@ impl fmt::Debug for FrameBuf {
 pub struct Frame {
     /// `None` in a frame of no bytes.
     block: Option<Held>,
-    start: u32,
-    len: u32,
+    start_and_len: Halves,
 }
 
 impl Frame {
@@ -489,11 +496,10 @@ impl Frame {
     /// If `range` is not inside.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Frame {
-        assert!(range.start <= range.end && range.end <= self.len as usize);
-        let mut part = self.clone();
-        part.start += range.start as u32;
-        part.len = (range.end - range.start) as u32;
-        part
+        assert!(range.start <= range.end && range.end <= self.len());
+        let start = self.start_and_len.upper() + range.start as u32;
+        let start_and_len = Halves::new(start, range.len() as u32);
+        Frame { block: self.block.clone(), start_and_len }
     }
 }
 
@@ -503,14 +509,37 @@ impl Deref for Frame {
     #[inline]
     fn deref(&self) -> &[u8] {
         let Some(block) = &self.block else { return &[] };
-        let start = self.start as usize;
-        block.memory().slice(start..start + self.len as usize)
+        let start = self.start_and_len.upper() as usize;
+        block.memory().slice(start..start + self.start_and_len.lower() as usize)
     }
 }
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Frame({} bytes)", self.len)
+        write!(f, "Frame({} bytes)", self.len())
+    }
+}
+
+/// Two numbers in one word. A pointer and a word stay in registers while they are moved; a pointer and
+/// two smaller numbers are written to the stack one by one and loaded as a whole, which waits until all
+/// of them have reached the cache.
+#[derive(Clone, Copy, Default)]
+struct Halves(u64);
+
+impl Halves {
+    #[inline]
+    fn new(upper: u32, lower: u32) -> Self {
+        Self(u64::from(upper) << 32 | u64::from(lower))
+    }
+
+    #[inline]
+    fn upper(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline]
+    fn lower(self) -> u32 {
+        self.0 as u32
     }
 }
 
@@ -546,8 +575,9 @@ impl Gather {
     pub fn push(&mut self, frame: Frame) {
         let gathered = self.0.get_or_insert_default();
         assert!(gathered.frames.len() < Self::FRAMES_MAX, "a gather takes 64 frames");
-        assert!(frame.len > 0, "an empty frame cannot be sent");
-        gathered.bytes += frame.len as usize;
+        let bytes = frame.start_and_len.lower() as usize;
+        assert!(bytes > 0, "an empty frame cannot be sent");
+        gathered.bytes += bytes;
         gathered.frames.push(frame);
     }
 
