@@ -1,7 +1,7 @@
 //! What a completion of the kernel means: the second half of the hot path.
 
 use std::{
-    io,
+    hint, io,
     mem::{self, MaybeUninit},
     os::fd::{FromRawFd, OwnedFd, RawFd},
 };
@@ -140,7 +140,8 @@ impl UringPort {
                 let buffer = RecvBuffer::lend(&self.pool, id, len);
                 inbound.credit_bytes = inbound.credit_bytes.saturating_sub(len as u32);
                 inbound.arm = Arm::Now;
-                done.push(Done { token: inbound.token, outcome: Outcome::Received(buffer) });
+                let token = inbound.token;
+                append(done, move || Done { token, outcome: Outcome::Received(buffer) });
             } else {
                 self.pool.give_back(id);
             }
@@ -232,28 +233,31 @@ impl UringPort {
     fn on_send(&mut self, socket: Socket, result: i32, done: &mut Vec<Done>) {
         let record = self.records.get_mut(socket).expect("current");
         let outbound = record.outbound.as_mut().expect("current");
-        let end = if result > 0 {
+        if result > 0 {
             outbound.sent_bytes += result as usize;
-            match outbound.cancelled {
-                _ if outbound.sent_bytes == outbound.gather.bytes() => Ok(()),
-                true => Err(SendError::Cancelled),
-                false => return self.arm_send(socket), // a partial send
+            if outbound.sent_bytes == outbound.gather.bytes() {
+                return self.end_send(socket, Ok(()), done);
             }
-        } else {
-            match (-result, outbound.cancelled) {
-                (libc::ECANCELED | libc::EINTR, true) => Err(SendError::Cancelled),
-                (libc::ECANCELED | libc::EINTR, false) => return self.arm_send(socket),
-                (libc::EAGAIN, cancelled) if self.retry_blocking(socket) => {
-                    if !cancelled {
-                        return self.arm_send(socket);
-                    }
-                    Err(SendError::Cancelled)
-                }
-                (0, _) => Err(SendError::Failed(io::ErrorKind::WriteZero.into())),
-                (code, _) => Err(SendError::Failed(error(code))),
+        }
+        match self.send_stopped(socket, result) {
+            Some(error) => self.end_send(socket, Err(error), done),
+            None => self.arm_send(socket),
+        }
+    }
+
+    /// Why a send of which something is left is over; `None` if it goes on.
+    #[cold]
+    fn send_stopped(&mut self, socket: Socket, result: i32) -> Option<SendError> {
+        let record = self.records.get_mut(socket).expect("current");
+        let cancelled = record.outbound.as_ref().expect("current").cancelled;
+        match -result {
+            ..0 | libc::ECANCELED | libc::EINTR => cancelled.then_some(SendError::Cancelled),
+            libc::EAGAIN if self.retry_blocking(socket) => {
+                cancelled.then_some(SendError::Cancelled)
             }
-        };
-        self.end_send(socket, end, done);
+            0 => Some(SendError::Failed(io::ErrorKind::WriteZero.into())),
+            code => Some(SendError::Failed(error(code))),
+        }
     }
 
     #[inline]
@@ -266,7 +270,7 @@ impl UringPort {
             self.sends.push(outbound);
         }
         self.in_flight -= 1;
-        done.push(Done { token, outcome: Outcome::Sent { gather, result } });
+        append(done, move || Done { token, outcome: Outcome::Sent { gather, result } });
         if ends_stream {
             self.shutdown_write(socket);
         }
@@ -313,6 +317,19 @@ impl Inbound {
             code => Next::End(self.ended(ReceiveEnd::Failed(error(code)))),
         }
     }
+}
+
+/// Appends what `make` makes, in its place in the list. The room is there first: a list that may grow
+/// with the completion in hand has it made on the stack, and what is written part by part is slow to
+/// move as a whole.
+#[inline]
+fn append(done: &mut Vec<Done>, make: impl FnOnce() -> Done) {
+    if done.len() == done.capacity() {
+        done.reserve(1);
+    }
+    // SAFETY: if there was no room, some has been made.
+    unsafe { hint::assert_unchecked(done.len() < done.capacity()) };
+    done.push(make());
 }
 
 /// Takes ownership of a descriptor that multishot accept has made.
