@@ -374,13 +374,13 @@ impl Session {
     }
 
     /// Queues what was published. A session that has no room for what is [`Class::Reliable`] is
-    /// aborted, as for a frame to it alone.
-    pub(crate) fn deliver(&mut self, shared: &mut Shared, part: Part) {
+    /// aborted, as for a frame to it alone. (A [`Part`] in its parts, which come in registers.)
+    pub(crate) fn deliver(&mut self, shared: &mut Shared, class: Class, frame: Frame, frames: u32) {
         if !self.is_open() {
             return;
         }
-        let placed = self.place(shared, part.class, part.frame, part.frames);
-        if placed == Err(SendError::WouldExceed) && part.class == Class::Reliable {
+        let placed = self.place(shared, class, frame, frames);
+        if placed == Err(SendError::WouldExceed) && class == Class::Reliable {
             self.request(CloseReason::SlowConsumer);
         }
     }
@@ -394,8 +394,8 @@ impl Session {
         }
         let mut parts = std::mem::take(&mut shared.parts);
         shared.topics.take_for(memberships, &mut parts);
-        for part in parts.drain(..) {
-            self.deliver(shared, part);
+        for Part { class, frame, frames, .. } in parts.drain(..) {
+            self.deliver(shared, class, frame, frames);
         }
         shared.parts = parts;
     }

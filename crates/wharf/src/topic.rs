@@ -367,13 +367,6 @@ pub(crate) struct Part {
     pub(crate) frames: u32,
 }
 
-impl Part {
-    /// A frame that was published to no topic.
-    pub(crate) fn alone(frame: Frame) -> Self {
-        Self { number: 0, class: Class::Reliable, frame, frames: 1 }
-    }
-}
-
 impl Open {
     /// What has been written of it behind `from`, up to `end`.
     fn part(&self, from: Mark, end: Mark) -> Option<Part> {

@@ -110,7 +110,7 @@ impl Worker {
             match prepared {
                 Some(Ok(Some(frame))) => {
                     session.settle(shared);
-                    session.deliver(shared, Part::alone(frame));
+                    session.deliver(shared, Class::Reliable, frame, 1);
                     self.after_call(id);
                 }
                 Some(Ok(None)) => {}
@@ -140,8 +140,9 @@ impl Worker {
             for place in 0..self.shared.topics.places(piece.group) {
                 let member = self.shared.topics.member(piece.group, place);
                 let Some((slot, part)) = piece.part_for(member) else { continue };
+                let Part { class, frame, frames, .. } = part;
                 let session = self.sessions.at(slot).expect("a member is a session");
-                session.deliver(&mut self.shared, part);
+                session.deliver(&mut self.shared, class, frame, frames);
                 if session.needs_attention() {
                     self.attention.push(session.id);
                 }
