@@ -103,25 +103,28 @@ impl SendQueue {
         self.waiting_bytes >= GATHER_BYTES_MAX || self.places() >= Gather::FRAMES_MAX
     }
 
+    /// Whether `len` bytes fit behind the others in the block being written.
+    #[inline]
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        self.tail.as_ref().is_some_and(|tail| tail.capacity() - tail.len() >= len)
+    }
+
     /// Appends one frame behind the others: `write` gets room for `len` bytes, in which may be what
-    /// is left over from other sessions, and says how many it has written. `hint` says how many
-    /// bytes are likely to follow in all; it saves copies and never costs correctness.
+    /// is left over from other sessions, and says how many it has written.
     ///
     /// # Errors
     /// What `write` answers; nothing is appended then.
+    ///
+    /// # Panics
+    /// If there is [no room](Self::has_room).
     #[inline]
     pub(crate) fn append<E>(
         &mut self,
-        pool: &BufferPool,
         len: usize,
-        hint: usize,
         write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        if self.tail.as_ref().is_none_or(|tail| tail.capacity() - tail.len() < len) {
-            self.make_room(pool, len, hint);
-        }
-        let tail = self.tail.as_mut().expect("made above");
-        match tail.append_with(len, write).expect("there is room") {
+        let written = self.tail.as_mut().and_then(|tail| tail.append_with(len, write));
+        match written.expect("there is room") {
             Ok(bytes) if bytes > 0 => {
                 self.waiting_bytes += bytes;
                 Ok(bytes)
@@ -134,9 +137,12 @@ impl SendQueue {
         }
     }
 
-    /// Continues in a larger block while that is small enough to copy into, in another one beyond.
+    /// Makes room for `len` bytes behind the others: in a larger block while that is small enough to
+    /// copy into, in another one beyond. `hint` says how many bytes are likely to follow in all; it
+    /// saves copies and never costs correctness. Answers how many places in line that has taken.
     #[cold]
-    fn make_room(&mut self, pool: &BufferPool, len: usize, hint: usize) {
+    pub(crate) fn make_room(&mut self, pool: &BufferPool, len: usize, hint: usize) -> usize {
+        let mut places = 0;
         let wanted = len.max(hint.min(ACCUMULATE_BYTES_MAX));
         let next = match self.tail.take() {
             None => pool.take(wanted),
@@ -148,18 +154,21 @@ impl SendQueue {
             Some(old) => {
                 if !old.is_empty() {
                     self.line().frames.push_back(old.freeze());
+                    places = 1;
                 }
                 pool.take(wanted)
             }
         };
         self.tail = Some(next);
+        places
     }
 
-    /// Ends the block being written: what comes next stands in a block of its own.
-    pub(crate) fn end_block(&mut self) {
-        if let Some(tail) = self.tail.take_if(|tail| !tail.is_empty()) {
-            self.line().frames.push_back(tail.freeze());
-        }
+    /// Ends the block being written: what comes next stands in a block of its own. Answers how many
+    /// places in line that has taken.
+    pub(crate) fn end_block(&mut self) -> usize {
+        let Some(tail) = self.tail.take_if(|tail| !tail.is_empty()) else { return 0 };
+        self.line().frames.push_back(tail.freeze());
+        1
     }
 
     #[inline]
@@ -174,9 +183,7 @@ impl SendQueue {
     /// Whether `len` bytes could be copied behind what is written already.
     #[inline]
     pub(crate) fn has_room_behind(&self, len: usize) -> bool {
-        self.tail
-            .as_ref()
-            .is_some_and(|tail| !tail.is_empty() && tail.capacity() - tail.len() >= len)
+        self.has_room(len) && self.tail.as_ref().is_some_and(|tail| !tail.is_empty())
     }
 
     /// Puts a frame behind the others without copying it. It may be shared with other sessions.
@@ -401,7 +408,11 @@ mod tests {
             room[..bytes.len()].copy_from_slice(bytes);
             Ok::<_, ()>(bytes.len())
         };
-        queue.append(pool, bytes.len() + 2, hint, write).unwrap();
+        let len = bytes.len() + 2;
+        if !queue.has_room(len) {
+            queue.make_room(pool, len, hint);
+        }
+        queue.append(len, write).unwrap();
     }
 
     proptest! {

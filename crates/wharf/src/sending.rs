@@ -231,14 +231,14 @@ impl Session {
         if self.meter.is_some() && !self.may_send(len) {
             return Err(SendError::WouldExceed);
         }
-        let places = self.queue.places();
-        self.queue.append(&shared.pool, len, shared.answer_hint_bytes, |room| {
-            encode(framing, packet, room)
-        })?;
-        if self.sending.policy() == SendPolicy::Queue {
-            self.queue.end_block();
+        if !self.queue.has_room(len) {
+            // Counted before the frame, which may be refused.
+            shared.places += self.queue.make_room(&shared.pool, len, shared.answer_hint_bytes);
         }
-        shared.places += self.queue.places() - places;
+        self.queue.append(len, |room| encode(framing, packet, room))?;
+        if self.sending.policy() == SendPolicy::Queue {
+            shared.places += self.queue.end_block();
+        }
         shared.stats.frames_sent += 1;
         self.mark_dirty(shared);
         Ok(())
@@ -319,7 +319,10 @@ impl Session {
                 return Err(SendError::WouldExceed);
             }
             Class::Reliable if self.is_copied(len) => {
-                self.queue.append(&shared.pool, len, 0, |room| {
+                if !self.queue.has_room(len) {
+                    self.queue.make_room(&shared.pool, len, 0);
+                }
+                self.queue.append(len, |room| {
                     room.copy_from_slice(&frame);
                     Ok::<_, FramingError>(len)
                 })?;

@@ -418,11 +418,7 @@ mod tests {
         move |id| Session::new(id, 0, socket, address, &limits, Time::ZERO)
     }
 
-    /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
-    /// to send keeps no block.
-    #[test]
-    fn a_frame_that_is_refused_leaves_nothing_in_the_queue() {
-        let mut session = some_sessions()(SessionId::new(0, 0, 0));
+    fn shared() -> Shared {
         let links = Links {
             workers: Vec::new(),
             engines: Vec::new(),
@@ -443,7 +439,14 @@ mod tests {
         };
         let timers = Wheel::new(0, crate::timer::TICK_NS);
         let (pool, handle) = (BufferPool::new(false), Handle(Arc::new(links)));
-        let mut shared = Shared::new(Time::ZERO, pool, timers, handle, Vec::new(), still(), false);
+        Shared::new(Time::ZERO, pool, timers, handle, Vec::new(), still(), false)
+    }
+
+    /// What is left over in the block from earlier use goes to nobody, and a session that has nothing
+    /// to send keeps no block.
+    #[test]
+    fn a_frame_that_is_refused_leaves_nothing_in_the_queue() {
+        let (mut session, mut shared) = (some_sessions()(SessionId::new(0, 0, 0)), shared());
         let packet = Packet { id: 0, session: 0, body: b"body" };
         for (encoded, expected) in [
             (Err(FramingError::BodyEmpty), Err(SendError::Framing(FramingError::BodyEmpty))),
@@ -452,6 +455,19 @@ mod tests {
         ] {
             assert_eq!(session.enqueue(&mut shared, &Broken(encoded), packet), expected);
             assert_eq!((session.queue.bytes(), shared.pool.blocks_in_use()), (0, 0), "{encoded:?}");
+        }
+    }
+
+    /// The block that was full got a place in line for the frame that was then refused.
+    #[test]
+    fn a_place_is_counted_also_where_the_frame_that_needed_it_is_refused() {
+        let (mut session, mut shared) = (some_sessions()(SessionId::new(0, 0, 0)), shared());
+        let packet = Packet { id: 0, session: 0, body: &[1; 9000] };
+        let refusal = Err(FramingError::IdTooLarge { id_max: 1 });
+        for (encoded, places) in [(Ok(9000), 0), (Ok(9000), 1), (refusal, 2), (Ok(9000), 2)] {
+            let sent = session.enqueue(&mut shared, &Broken(encoded), packet);
+            assert_eq!(sent, encoded.map(|_| ()).map_err(SendError::Framing));
+            assert_eq!((session.queue.places(), shared.places), (places, places), "{encoded:?}");
         }
     }
 }
