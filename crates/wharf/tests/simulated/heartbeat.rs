@@ -2,6 +2,7 @@
 //! who is cut off. With handlers on the workers and on logic threads.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -44,6 +45,21 @@ impl Noted {
     /// When this was seen.
     fn times(&self, seen: Seen) -> Vec<Time> {
         self.all().into_iter().filter(|(_, other, _)| *other == seen).map(|(.., at)| at).collect()
+    }
+
+    /// The earliest time from which an interval of somebody runs: an answer that nobody asked for begins
+    /// none.
+    fn earliest(&self) -> Time {
+        let mut last = BTreeMap::new();
+        for (id, seen, at) in self.all() {
+            match (seen, last.get(&id)) {
+                (Seen::Opened | Seen::Asked, _) | (Seen::Answered, Some((Seen::Asked, _))) => {
+                    last.insert(id, (seen, at));
+                }
+                _ => {}
+            }
+        }
+        last.into_values().map(|(_, at)| at).min().expect("somebody is there")
     }
 
     fn last(&self, seen: Seen) -> Time {
@@ -164,6 +180,9 @@ impl Run {
     /// Lets time pass until the peers have been asked so often, one interval and a little more at most.
     fn until_asked(&mut self, times: usize) -> Time {
         let until = self.sim.now() + INTERVAL + 10 * TICK;
+        // In one go up to where somebody can be due; who is asked earlier is noted with that time.
+        let due = self.noted.earliest() + (INTERVAL - TICK);
+        self.sim.run_for(due.since(self.sim.now()));
         while self.noted.times(Seen::Asked).len() < times {
             assert!(self.sim.now() < until, "{:?}", self.noted.all());
             self.sim.run_for(TICK);
