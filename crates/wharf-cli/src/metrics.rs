@@ -62,6 +62,7 @@ pub(crate) fn start(
 
 fn limits() -> Limits {
     Limits {
+        sessions_per_address: Some(CONNECTIONS_PER_ADDRESS_MAX),
         frame_bytes_max: HEAD_BYTES_MAX,
         first_frame_timeout: Some(REQUEST_TIMEOUT),
         close_flush_timeout: RESPONSE_TIMEOUT,
@@ -123,6 +124,11 @@ fn respond(cx: &mut Context<'_, ()>, is_head: bool, status: Status, body: &str) 
 
 /// Scrapers and probes at one time; more are closed as they come.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Those of one address that is not this machine's: one that opens and says nothing leaves room for the
+/// others.
+const CONNECTIONS_PER_ADDRESS_MAX: u32 = 16;
+const _: () = assert!((CONNECTIONS_PER_ADDRESS_MAX as usize) < CONNECTIONS_MAX);
 
 /// The head of a request, in bytes; a longer one closes the connection.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
