@@ -42,6 +42,9 @@ pub struct Faults {
     /// A connection is established but reaches its listener up to [`delay_max`](Self::delay_max)
     /// later.
     pub listener_delay: f64,
+    /// A reset destroys also what has arrived and has not been read, as TCP may (RFC 9293, 3.10.7.4)
+    /// and Windows does.
+    pub unread_lost: f64,
     /// The longest of the delays above.
     pub delay_max: Duration,
 }
@@ -67,6 +70,7 @@ impl Faults {
             credit_overrun: 0.0,
             early_return: 0.0,
             listener_delay: 0.0,
+            unread_lost: 0.0,
             delay_max: Duration::from_millis(5),
         }
     }
@@ -91,6 +95,7 @@ impl Faults {
             credit_overrun: 0.2,
             early_return: 0.1,
             listener_delay: 0.2,
+            unread_lost: 0.5,
             delay_max: Duration::from_millis(5),
         }
     }
@@ -115,6 +120,7 @@ impl Faults {
             Fault::CreditOverrun => self.credit_overrun,
             Fault::EarlyReturn => self.early_return,
             Fault::ListenerDelay => self.listener_delay,
+            Fault::UnreadLost => self.unread_lost,
         }
     }
 }
@@ -160,11 +166,13 @@ pub enum Fault {
     EarlyReturn,
     /// [`Faults::listener_delay`]
     ListenerDelay,
+    /// [`Faults::unread_lost`]
+    UnreadLost,
 }
 
 impl Fault {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Fault; 16] = [
+    pub const ALL: [Fault; 17] = [
         Fault::ShortSend,
         Fault::ShortReceive,
         Fault::LateCompletion,
@@ -181,6 +189,7 @@ impl Fault {
         Fault::CreditOverrun,
         Fault::EarlyReturn,
         Fault::ListenerDelay,
+        Fault::UnreadLost,
     ];
 }
 

@@ -23,8 +23,9 @@ pub enum PeerState {
     Open,
     /// The other end has ended its stream, and all of it has been read.
     Ended,
-    /// The connection failed, and all that had arrived before has been read; or it was reset by
-    /// this peer itself (`ConnectionAborted`).
+    /// The connection failed, and all that had arrived before has been read or is lost
+    /// ([`Fault::UnreadLost`](super::Fault::UnreadLost)); or it was reset by this peer itself
+    /// (`ConnectionAborted`).
     Failed(io::ErrorKind),
 }
 

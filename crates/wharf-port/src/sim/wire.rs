@@ -1,7 +1,9 @@
 //! Connections: two ends, and in each direction bytes on their way and bytes that have arrived.
 //!
 //! What writers may have under way is bounded by a window, which the reader opens by reading. A
-//! reset is as on real systems: it destroys what is on its way, not what has arrived.
+//! reset destroys what is on its way; what has arrived it leaves to be read, as on Linux, or destroys as
+//! well ([`Fault::UnreadLost`]). It comes not only of those who ask for it: who closes with unread input,
+//! or is sent something when it has closed, answers with one.
 
 use std::{collections::VecDeque, io, net::SocketAddr};
 
@@ -346,6 +348,15 @@ impl World {
         }
     }
 
+    /// The other end's reset, or one by somebody between the two.
+    pub(super) fn reset_arrives(&mut self, id: Id) {
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        if !end.arrived.is_empty() && self.chance.strikes(Fault::UnreadLost) {
+            end.arrived.clear();
+        }
+        self.fail(id, io::ErrorKind::ConnectionReset);
+    }
+
     /// The connection is no more, as far as this end knows.
     pub(super) fn fail(&mut self, id: Id, kind: io::ErrorKind) {
         let Some(end) = self.ends.get_mut(&id) else { return };
@@ -387,7 +398,7 @@ impl World {
     pub(super) fn break_connection(&mut self, id: Id) {
         let other = self.ends.get(&id).and_then(|end| end.other);
         for id in [Some(id), other].into_iter().flatten() {
-            self.fail(id, io::ErrorKind::ConnectionReset);
+            self.reset_arrives(id);
         }
     }
 

@@ -174,7 +174,7 @@ impl World {
             Event::HandOff { listener, server } => self.hand_off(listener, server),
             Event::Arrive { end, bytes } => self.arrive(end, bytes),
             Event::EndArrives { end } => self.end_arrives(end),
-            Event::ResetArrives { end } => self.fail(end, io::ErrorKind::ConnectionReset),
+            Event::ResetArrives { end } => self.reset_arrives(end),
             Event::WindowOpens { reader, bytes } => self.window_opens(reader, bytes),
             Event::Resume { end } => self.pump(end),
             Event::Due { source } => self.due(source),

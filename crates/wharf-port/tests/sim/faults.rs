@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use wharf_port::{
-    AcceptEnd, AcceptFailure, Config, Op, Outcome, ReceiveEnd, SendError, SocketOptions,
+    AcceptEnd, AcceptFailure, Close, Config, Op, Outcome, ReceiveEnd, SendError, SocketOptions,
     sim::{CONNECT_TIMEOUT, Fault, Faults, PeerState, SimNet},
 };
 
@@ -271,6 +271,23 @@ fn a_connection_is_reset_on_both_sides() {
     let outcome = bench.next(send);
     assert!(matches!(outcome, Outcome::Sent { result: Err(SendError::Failed(_)), .. }));
     only(&bench.net, Fault::Reset);
+}
+
+#[test]
+fn a_reset_destroys_what_is_unread() {
+    let faults = Faults { unread_lost: 1.0, ..Faults::none() };
+    let (mut bench, socket, mut peer) = pair_then(faults, Config::default());
+    let send = bench.send(socket, b"an answer");
+    assert!(matches!(bench.next(send), Outcome::Sent { result: Ok(()), .. }));
+    while bench.net.step() {}
+    assert_eq!((peer.readable_bytes(), bench.net.applied(Fault::UnreadLost)), (9, 0));
+    bench.port.close(socket, Close::Graceful);
+    // Nobody is there who could read it: the answer is a reset.
+    assert_eq!(peer.write(b"and another thing"), 17);
+    while bench.net.step() {}
+    assert_eq!(peer.state(), PeerState::Failed(io::ErrorKind::ConnectionReset));
+    assert_eq!(peer.read_arrived(), b"");
+    only(&bench.net, Fault::UnreadLost);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod limits;
 mod logic;
 mod marks;
 mod memory;
+mod parting;
 mod rates;
 mod strangers;
 mod support;
