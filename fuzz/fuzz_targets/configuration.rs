@@ -3,22 +3,22 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wharf_cli::fuzzing::configuration;
-use wharf_fuzz::within_memory;
+use wharf_cli::fuzzing::{FILE_BYTES_MAX, configuration};
+use wharf_fuzz::Limited;
 
-fuzz_target!(|text: &str| {
+fuzz_target!(|input: &str| {
     // The first line is a variable of the environment if it looks like one.
-    let (environment, text) = match text.split_once('\n') {
+    let (environment, text) = match input.split_once('\n') {
         Some((first, rest)) if first.starts_with("WHARF_") => {
             let (name, value) = first.split_once('=').unwrap_or((first, ""));
             (vec![(name.to_owned(), value.to_owned())], rest)
         }
-        _ => (Vec::new(), text),
+        _ => (Vec::new(), input),
     };
-    // The file is the operator's own, and a byte of it may be a whole element of a list or a message
-    // of its own: bounded by its length, if not by twice of it.
-    let bytes_max = CONSTANT_BYTES + BYTES_PER_BYTE * text.len();
-    match within_memory(0, bytes_max, || configuration(text, &environment)) {
+    LIMITED.check_refusal(text.as_bytes(), |long| {
+        configuration(str::from_utf8(long).expect("as often as that it is still text"), &[])
+    });
+    match LIMITED.check(input.len(), || configuration(text, &environment)) {
         Ok(printed) => {
             let again = configuration(&printed, &[]).expect("what is printed can be read");
             assert_eq!(values(&again), values(&printed));
@@ -33,5 +33,10 @@ fn values(printed: &str) -> Vec<&str> {
     printed.lines().filter(|line| !line.starts_with('#')).map(value).collect()
 }
 
-const CONSTANT_BYTES: usize = 256 * 1024;
-const BYTES_PER_BYTE: usize = 400;
+/// Each table of a value costs the parser a kilobyte, and two bytes may be one.
+const LIMITED: Limited = Limited {
+    bytes_max: FILE_BYTES_MAX,
+    memory_bytes_per_byte: 600,
+    memory_bytes: 32 * 1024,
+    refusal_memory_bytes: 8 * 1024,
+};

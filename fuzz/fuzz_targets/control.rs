@@ -3,24 +3,23 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wharf_cli::fuzzing::{control_answer, control_request};
-use wharf_fuzz::within_memory;
+use wharf_cli::fuzzing::{ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, control_answer, control_request};
+use wharf_fuzz::Limited;
 
 fuzz_target!(|bytes: &[u8]| {
-    // However long it is, the server looks at 4 KiB of it; each byte of those may be an element of a list
-    // that is put aside until the whole line has been read.
-    match within_memory(bytes.len(), REQUEST_CONSTANT_BYTES, || control_request(bytes)) {
+    let line: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != b'\n').collect();
+    REQUEST.check_refusal(&line, control_request);
+    ANSWER.check_refusal(&line, control_answer);
+    match REQUEST.check(bytes.len(), || control_request(bytes)) {
         // Written again it says what was left out, too, and may be longer than a request may be.
-        Ok(line) if line.len() > REQUEST_BYTES_MAX => assert!(control_request(&line).is_err()),
+        Ok(line) if line.len() > REQUEST.bytes_max => assert!(control_request(&line).is_err()),
         Ok(line) => assert_eq!(control_request(&line).as_ref(), Ok(&line)),
         Err(answer) => {
             check_one_line(&answer);
             assert_eq!(control_answer(&answer).expect("a client understands it"), answer);
         }
     }
-    // What a server of the same user says, up to 256 KiB for a line: the constant grows with it.
-    let constant_bytes = REQUEST_CONSTANT_BYTES + ANSWER_BYTES_PER_BYTE * bytes.len();
-    match within_memory(bytes.len(), constant_bytes, || control_answer(bytes)) {
+    match ANSWER.check(bytes.len(), || control_answer(bytes)) {
         Ok(line) => {
             check_one_line(&line);
             assert_eq!(control_answer(&line).expect("it was understood before"), line);
@@ -34,6 +33,13 @@ fn check_one_line(line: &[u8]) {
     assert!(ends == 1 && line.ends_with(b"\n"), "{:?} is not one line", line.escape_ascii());
 }
 
-const REQUEST_BYTES_MAX: usize = 4 * 1024;
-const REQUEST_CONSTANT_BYTES: usize = 256 * 1024;
-const ANSWER_BYTES_PER_BYTE: usize = 64;
+/// Each byte may be an element of a list that is put aside until the whole line has been read.
+const REQUEST: Limited = Limited {
+    bytes_max: REQUEST_BYTES_MAX as usize,
+    memory_bytes_per_byte: 96,
+    memory_bytes: 4 * 1024,
+    refusal_memory_bytes: 12 * 1024,
+};
+
+const ANSWER: Limited =
+    Limited { bytes_max: ANSWER_BYTES_MAX as usize, refusal_memory_bytes: 80 * 1024, ..REQUEST };

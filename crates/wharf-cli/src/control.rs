@@ -18,7 +18,7 @@ use std::io::{self, BufRead, Read as _, Write};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::user::Task;
+use crate::{settings::excerpt, user::Task};
 
 pub(crate) use client::{
     DrainOptions, KickOptions, Question, SessionsOptions, manage_users, run, store_at,
@@ -30,10 +30,20 @@ pub(crate) use server::{Channel, Controls, serve};
 const VERSION: u32 = 1;
 
 /// Longest line of a request, its end included, in bytes: a reason and all names fit many times.
-const REQUEST_BYTES_MAX: u64 = 4 * 1024;
+pub const REQUEST_BYTES_MAX: u64 = 4 * 1024;
 
-/// Longest line of an answer: what a reload has changed is one line.
-const ANSWER_BYTES_MAX: u64 = 256 * 1024;
+/// Longest line of an answer, its end included, in bytes: a message or a store's path of 4 KiB, of which
+/// each character may be written with six. A client may take 96 bytes for each while it reads one.
+pub const ANSWER_BYTES_MAX: u64 = 32 * 1024;
+
+/// So much of a message is answered: a wrong file's problems fit as a rule.
+const MESSAGE_CHARACTERS_MAX: usize = 4 * 1024;
+
+/// So much is said of a setting that a reload has changed.
+const CHANGE_CHARACTERS_MAX: usize = 1024;
+
+/// So much of what is wrong with a request is said: it may be named as it stands there.
+const REFUSAL_CHARACTERS_MAX: usize = 300;
 
 /// What a client asks for.
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
@@ -72,9 +82,13 @@ enum Answer {
         queued_bytes: u64,
         left_ms: u64,
     },
-    Reloaded {
-        changed: Vec<String>,
-        restart: Vec<String>,
+    /// A setting that a reload has changed.
+    Changed {
+        setting: String,
+    },
+    /// One that differs and counts only after a restart.
+    Restart {
+        setting: String,
     },
     /// `null`: none that others could not use themselves.
     Store {
@@ -98,7 +112,25 @@ enum Answer {
 impl Answer {
     /// To a client that has sent something else than a request.
     fn to_no_request(error: &io::Error) -> Self {
-        Self::Error { message: format!("this is not a request: {error}") }
+        let why = error.to_string();
+        let why = excerpt(&why, REFUSAL_CHARACTERS_MAX);
+        Self::Error { message: format!("this is not a request: {why}") }
+    }
+
+    fn error(message: &str) -> Self {
+        Self::Error { message: excerpt(message, MESSAGE_CHARACTERS_MAX).into_owned() }
+    }
+
+    fn refused(message: &str) -> Self {
+        Self::Refused { message: excerpt(message, MESSAGE_CHARACTERS_MAX).into_owned() }
+    }
+
+    fn changed(setting: &str) -> Self {
+        Self::Changed { setting: excerpt(setting, CHANGE_CHARACTERS_MAX).into_owned() }
+    }
+
+    fn restart(setting: &str) -> Self {
+        Self::Restart { setting: excerpt(setting, CHANGE_CHARACTERS_MAX).into_owned() }
     }
 }
 
@@ -231,6 +263,26 @@ mod tests {
         let written = br#"{"version":1,"command":"kick","session":"0.1.2"}"#;
         let request = Request::Kick { session: "0.1.2".to_owned(), reason: None };
         assert_eq!(received(&[written, &b"\n"[..]].concat()), Ok(request));
+    }
+
+    /// Whatever there is to say: no answer is longer than a client reads.
+    #[test]
+    fn the_longest_answers_are_received() {
+        let long = "\u{1}".repeat(100_000);
+        let error = io::Error::other(long.clone());
+        for (answer, bytes_max) in [
+            (Answer::error(&long), ANSWER_BYTES_MAX),
+            (Answer::refused(&long), ANSWER_BYTES_MAX),
+            (Answer::Store { store: Some("\u{1}".repeat(4096)) }, ANSWER_BYTES_MAX),
+            (Answer::changed(&long), ANSWER_BYTES_MAX / 4),
+            (Answer::restart(&long), ANSWER_BYTES_MAX / 4),
+            (Answer::to_no_request(&error), 2048),
+        ] {
+            let mut line = Vec::new();
+            send(&mut line, &answer).unwrap();
+            assert!(line.len() as u64 <= bytes_max, "{} bytes", line.len());
+            assert_eq!(receive::<Answer>(&mut &line[..], ANSWER_BYTES_MAX).unwrap(), answer);
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::io;
 
 use crate::control;
+pub use crate::control::{ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
+pub use crate::settings::FILE_BYTES_MAX;
 use crate::settings::{effective, load_text};
 
 /// Reads a configuration file's text and variables of the environment, and prints the result as

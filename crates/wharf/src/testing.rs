@@ -40,6 +40,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     fmt,
     net::{SocketAddr, ToSocketAddrs},
     ops::Range,
@@ -144,10 +145,11 @@ impl Simulation {
     fn client<F: Framing>(&mut self, socket: SimPeer, framing: F) -> Client<F> {
         let peer = Rc::new(RefCell::new(Peer {
             socket: Some(socket),
-            unsent: Vec::new(),
+            unsent: Unsent::default(),
             received: Vec::new(),
             then: Then::Stay,
             reads: true,
+            keeps: true,
         }));
         self.clients.push(Rc::clone(&peer));
         Client { peer, framing }
@@ -198,6 +200,12 @@ impl Simulation {
     /// Changes what goes wrong from now on: [`Faults::none`] is the end of it.
     pub fn set_faults(&mut self, faults: Faults) {
         self.net.set_faults(faults);
+    }
+
+    /// How many bytes may be under way or unread in each direction of connections made from now on;
+    /// 64 KiB if never set.
+    pub fn set_window(&mut self, bytes: usize) {
+        self.net.set_window(bytes);
     }
 
     /// Handlers that panic are part of the test: their sessions end with
@@ -386,13 +394,15 @@ impl<F: Framing> Client<F> {
     pub fn send_packet(&self, id: u32, body: &[u8]) {
         let mut peer = self.peer.borrow_mut();
         assert_eq!(peer.then, Then::Stay, "it was told to leave");
-        framing::append(&self.framing, Packet { id, session: 0, body }, &mut peer.unsent)
+        let mut bytes = Vec::new();
+        framing::append(&self.framing, Packet { id, session: 0, body }, &mut bytes)
             .expect("the framing can say it");
+        peer.unsent.push(bytes);
     }
 
     /// As [`send`](Self::send), with any bytes, also such as break the framing.
     pub fn send_bytes(&self, bytes: &[u8]) {
-        self.peer.borrow_mut().unsent.extend_from_slice(bytes);
+        self.peer.borrow_mut().unsent.push(bytes.to_vec());
     }
 
     /// Ends its stream when everything is said, and goes on reading.
@@ -408,6 +418,12 @@ impl<F: Framing> Client<F> {
     /// Reads nothing any more; `true` makes it read again.
     pub fn set_reading(&self, reads: bool) {
         self.peer.borrow_mut().reads = reads;
+    }
+
+    /// Reads and keeps nothing of it: a simulation may say more than there is memory for. `true` makes
+    /// it keep what arrives from then on.
+    pub fn set_keeping(&self, keeps: bool) {
+        self.peer.borrow_mut().keeps = keeps;
     }
 
     /// The bodies of all frames that have arrived so far.
@@ -447,7 +463,7 @@ impl<F> fmt::Debug for Client<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peer = self.peer.borrow();
         f.debug_struct("Client")
-            .field("unsent_bytes", &peer.unsent.len())
+            .field("unsent_bytes", &peer.unsent.bytes)
             .field("received_bytes", &peer.received.len())
             .field("closed", &peer.socket.is_none())
             .finish_non_exhaustive()
@@ -467,29 +483,75 @@ enum Then {
 /// A client's end of the connection, and what it still has to do.
 struct Peer {
     socket: Option<SimPeer>,
-    unsent: Vec<u8>,
+    unsent: Unsent,
     received: Vec<u8>,
     then: Then,
     reads: bool,
+    keeps: bool,
+}
+
+/// Bytes in the pieces that they came in; each is given back when the last of it is said.
+#[derive(Default)]
+struct Unsent {
+    pieces: VecDeque<Vec<u8>>,
+    /// How much of the first is said.
+    said: usize,
+    bytes: usize,
+}
+
+impl Unsent {
+    fn push(&mut self, piece: Vec<u8>) {
+        if !piece.is_empty() {
+            self.bytes += piece.len();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// The next of them, as many as there are or `max`.
+    fn next(&self, max: usize) -> Vec<u8> {
+        let mut next = Vec::with_capacity(max.min(self.bytes));
+        let mut from = self.said;
+        for piece in &self.pieces {
+            if next.len() == max {
+                break;
+            }
+            let end = piece.len().min(from + (max - next.len()));
+            next.extend_from_slice(&piece[from..end]);
+            from = 0;
+        }
+        next
+    }
+
+    /// So many more are said.
+    fn advance(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.said += bytes;
+        while let Some(first) = self.pieces.front().filter(|first| first.len() <= self.said) {
+            self.said -= first.len();
+            self.pieces.pop_front();
+        }
+    }
 }
 
 impl Peer {
     /// Does a little; whether that was anything.
     fn step(&mut self, random: &mut u64) -> bool {
         let Some(socket) = &mut self.socket else { return false };
-        let piece = self.unsent.len().min(1 + (next_random(random) % PIECE_BYTES_MAX) as usize);
-        let written = if piece == 0 { 0 } else { socket.write(&self.unsent[..piece]) };
-        self.unsent.drain(..written);
+        let piece = self.unsent.next(1 + (next_random(random) % PIECE_BYTES_MAX) as usize);
+        let written = if piece.is_empty() { 0 } else { socket.write(&piece) };
+        self.unsent.advance(written);
         if written > 0 {
             return true;
         }
         let read = if self.reads { socket.read_arrived() } else { Vec::new() };
-        self.received.extend_from_slice(&read);
+        if self.keeps {
+            self.received.extend_from_slice(&read);
+        }
         if matches!(socket.state(), PeerState::Ended | PeerState::Failed(_)) {
             self.socket = None;
             return true;
         }
-        if self.unsent.is_empty() {
+        if self.unsent.bytes == 0 {
             match self.then {
                 Then::Stay | Then::Ended => {}
                 Then::End => {

@@ -93,11 +93,13 @@ pub(crate) fn run(question: &Question, control: &Control) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Question::Reload => {
-            ask(&path, &Request::Reload, |answer| {
-                if let Answer::Reloaded { changed, restart } = answer {
-                    println_safely(reloaded(&changed, &restart).trim_end());
-                }
+            let (mut changed, mut restart) = (Vec::new(), Vec::new());
+            ask(&path, &Request::Reload, |answer| match answer {
+                Answer::Changed { setting } => changed.push(setting),
+                Answer::Restart { setting } => restart.push(setting),
+                _ => {}
             })?;
+            println_safely(reloaded(&changed, &restart).trim_end());
             Ok(ExitCode::SUCCESS)
         }
     }

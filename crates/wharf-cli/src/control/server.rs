@@ -97,7 +97,7 @@ fn answer(stream: Stream, controls: &Controls) -> io::Result<()> {
     };
     let last = match outcome {
         Ok(()) => Answer::Done,
-        Err(error) => Answer::Error { message: format!("{error:#}") },
+        Err(error) => Answer::error(&format!("{error:#}")),
     };
     send(&mut stream, last)
 }
@@ -149,7 +149,7 @@ fn fulfil(
                     stream.set_deadline(Instant::now() + ANSWER_TIMEOUT);
                     send(stream, Answer::User { name })
                 })?,
-                Err(StoreError::Refused(message)) => send(stream, Answer::Refused { message })?,
+                Err(StoreError::Refused(message)) => send(stream, Answer::refused(&message))?,
                 Err(error) => return Ok(Err(error.into())),
             }
         }
@@ -157,8 +157,12 @@ fn fulfil(
             let mut reload = controls.reload.lock().unwrap_or_else(PoisonError::into_inner);
             match reload.run(&controls.handle, &controls.drain) {
                 Ok(done) => {
-                    let (changed, restart) = (done.changed, done.restart);
-                    send(stream, Answer::Reloaded { changed, restart })?;
+                    let changed = done.changed.iter().map(|setting| Answer::changed(setting));
+                    let restart = done.restart.iter().map(|setting| Answer::restart(setting));
+                    changed.chain(restart).try_for_each(|answer| {
+                        stream.set_deadline(Instant::now() + ANSWER_TIMEOUT);
+                        send(stream, answer)
+                    })?;
                 }
                 Err(error) => return Ok(Err(error)),
             }

@@ -1,19 +1,21 @@
 //! Reads settings from TOML and keeps the line of each, so that an error can point at it.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
 use super::load::{Assignment, Origin, Problems};
-use super::{DEFINITIONS, Definition, SECTIONS, nearest};
+use super::{DEFINITIONS, Definition, SECTIONS, excerpt, nearest};
 
 /// What a file sets; whatever is wrong with it is added to `problems`, in the order of its lines.
 pub(crate) fn read(path: &Path, problems: &mut Problems) -> Vec<Assignment> {
     let name = path.display().to_string();
-    match fs::read_to_string(path) {
-        Ok(text) => read_text(name, &text, problems),
+    match contents(path) {
+        Ok(bytes) => read_bytes(name, &bytes, problems),
         Err(error) => {
             problems.0.push(format!("{name}: cannot be read: {error}"));
             Vec::new()
@@ -21,21 +23,55 @@ pub(crate) fn read(path: &Path, problems: &mut Problems) -> Vec<Assignment> {
     }
 }
 
-/// As [`read`], for the text of a file named `name`.
-pub(super) fn read_text(name: String, text: &str, problems: &mut Problems) -> Vec<Assignment> {
-    let mut reader = Reader { name, text, found: Vec::new(), wrong: Vec::new() };
+/// As much of the file as is looked at: where it is too long, a byte too much.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// As [`read`], for what is in a file named `name`.
+pub(super) fn read_bytes(name: String, bytes: &[u8], problems: &mut Problems) -> Vec<Assignment> {
+    let text = match std::str::from_utf8(bytes) {
+        _ if bytes.len() > FILE_BYTES_MAX => {
+            let most = FILE_BYTES_MAX / 1024;
+            problems.0.push(format!("{name}: longer than a configuration may be, {most} KiB"));
+            return Vec::new();
+        }
+        Ok(text) => text,
+        Err(error) => {
+            problems.0.push(format!("{name}: cannot be read: {error}"));
+            return Vec::new();
+        }
+    };
+    let mut reader = Reader { name, text, found: Vec::new(), wrong: BTreeMap::new(), unsaid: 0 };
     reader.read_document();
-    reader.wrong.sort();
-    problems.0.extend(reader.wrong.into_iter().map(|(_, problem)| problem));
+    problems.0.extend(reader.wrong.into_values());
+    if reader.unsaid > 0 {
+        problems.0.push(format!("{}: {} more like these", reader.name, reader.unsaid));
+    }
     reader.found
 }
+
+/// The longest configuration file, in bytes: every setting with its documentation fits twice. What is
+/// parsed takes up to 600 times its text while it is read, which this bounds.
+pub const FILE_BYTES_MAX: usize = 64 * 1024;
+
+/// So many problems of a file are told, those that come first in it: whoever has more has given another
+/// kind of file.
+const PROBLEMS_MAX: usize = 20;
+
+/// So much is said of what is wrong, which may be named as it stands there.
+const SHOWN_CHARACTERS_MAX: usize = 240;
 
 struct Reader<'a> {
     name: String,
     text: &'a str,
     found: Vec<Assignment>,
-    /// Problems with the byte offset that they are at.
-    wrong: Vec<(usize, String)>,
+    /// Problems by the byte offset that they are at, and how many there were before.
+    wrong: BTreeMap<(usize, usize), String>,
+    /// How many are left out.
+    unsaid: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -44,7 +80,7 @@ impl<'a> Reader<'a> {
             Ok(document) => document,
             Err(error) => {
                 let message = error.message().to_owned();
-                self.refuse(error.span().unwrap_or(0..0), &message, None);
+                self.refuse(error.span().unwrap_or(0..0), &message, || None);
                 return;
             }
         };
@@ -54,13 +90,14 @@ impl<'a> Reader<'a> {
             match table.get_ref() {
                 DeValue::Table(table) if is_known => self.read_section(name, table),
                 DeValue::Table(_) => {
-                    let near = nearest(name, SECTIONS.iter().map(|section| section.name));
-                    let hint = near.map(|name| format!("[{name}]"));
-                    self.refuse(section.span(), &format!("unknown section `[{name}]`"), hint);
+                    self.refuse(section.span(), &format!("unknown section `[{name}]`"), || {
+                        let near = nearest(name, SECTIONS.iter().map(|section| section.name));
+                        near.map(|name| format!("[{name}]"))
+                    });
                 }
                 _ => {
                     let message = format!("unknown setting `{name}` outside of a section");
-                    self.refuse(section.span(), &message, meant("", name));
+                    self.refuse(section.span(), &message, || meant("", name));
                 }
             }
         }
@@ -70,7 +107,7 @@ impl<'a> Reader<'a> {
         for (name, value) in table {
             let key = format!("{section}.{}", name.get_ref());
             let Some(definition) = DEFINITIONS.iter().position(|known| known.key == key) else {
-                let hint = meant(section, name.get_ref());
+                let hint = || meant(section, name.get_ref());
                 self.refuse(name.span(), &format!("unknown setting `{key}`"), hint);
                 continue;
             };
@@ -83,40 +120,53 @@ impl<'a> Reader<'a> {
                     let origin = Origin::File { path: self.name.clone(), line };
                     self.found.push(Assignment { definition, text, origin });
                 }
-                Err(message) => self.refuse(value.span(), &format!("`{key}`: {message}"), None),
+                Err(message) => {
+                    self.refuse(value.span(), &format!("`{key}`: {message}"), || None);
+                }
             }
         }
     }
 
-    /// Adds a problem: `wharf.toml:3: message`, the line with the place marked, the suggestion.
-    fn refuse(&mut self, span: Range<usize>, message: &str, hint: Option<String>) {
+    /// Adds a problem, unless enough come before it in the file.
+    fn refuse(&mut self, span: Range<usize>, message: &str, hint: impl FnOnce() -> Option<String>) {
+        let at = (span.start, self.wrong.len() + self.unsaid);
+        if self.wrong.len() == PROBLEMS_MAX {
+            self.unsaid += 1;
+            if self.wrong.last_key_value().is_some_and(|(last, _)| *last < at) {
+                return;
+            }
+            self.wrong.pop_last();
+        }
+        let mut problem = self.problem(span, &excerpt(message, SHOWN_CHARACTERS_MAX));
+        if let Some(hint) = hint() {
+            problem.push_str(&format!("\n  did you mean `{hint}`?"));
+        }
+        self.wrong.insert(at, problem);
+    }
+
+    /// `wharf.toml:3: message`, and the line with the place marked.
+    fn problem(&self, span: Range<usize>, message: &str) -> String {
         let (line, column) = self.place(span.start);
         let source = shown(self.text.lines().nth(line - 1).unwrap_or("").trim_end());
         if source.len() > SHOWN_BYTES_MAX {
             // Nobody finds the mark under such a line, which is probably no text at all.
-            let problem = format!("{}:{line}: {message} (column {})", self.name, column + 1);
-            self.wrong.push((span.start, problem));
-            return;
+            return format!("{}:{line}: {message} (column {})", self.name, column + 1);
         }
         let before: String = source
             .chars()
             .take(column)
             .map(|character| if character == '\t' { '\t' } else { ' ' })
             .collect();
-        let marked = self.text.get(span.clone()).unwrap_or("").lines().next().unwrap_or("");
+        let marked = self.text.get(span).unwrap_or("").lines().next().unwrap_or("");
         // Of a password that is left out there is nothing to mark.
         let marks = marked.chars().count().min(source.chars().count().saturating_sub(column));
         let marks = "^".repeat(marks.max(1));
         let number = line.to_string();
         let margin = " ".repeat(number.len());
-        let mut problem = format!(
+        format!(
             "{}:{line}: {message}\n  {number} | {source}\n  {margin} | {before}{marks}",
             self.name
-        );
-        if let Some(hint) = hint {
-            problem.push_str(&format!("\n  did you mean `{hint}`?"));
-        }
-        self.wrong.push((span.start, problem));
+        )
     }
 
     /// The line, from 1, and the column in characters, from 0, of a byte offset.
@@ -191,7 +241,7 @@ mod tests {
 
     fn read_text(text: &str) -> (Vec<String>, Vec<String>) {
         let mut problems = Problems::default();
-        let found = super::read_text("w.toml".to_owned(), text, &mut problems)
+        let found = read_bytes("w.toml".to_owned(), text.as_bytes(), &mut problems)
             .into_iter()
             .map(|found| {
                 let key = DEFINITIONS[found.definition].key;
@@ -276,6 +326,52 @@ mod tests {
             assert_eq!(problems.len(), 1, "{text:?}: {problems:?}");
             assert!(problems[0].contains(expected), "{text:?}: {}", problems[0]);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_refused_unread() {
+        let refusal = ["w.toml: longer than a configuration may be, 64 KiB"];
+        let filled = |bytes: usize| format!("server.workers = 2\n{}", "#".repeat(bytes - 19));
+        assert_eq!(read_text(&filled(FILE_BYTES_MAX)).0, ["1 server.workers 2"]);
+        assert_eq!(
+            read_text(&filled(FILE_BYTES_MAX + 1)),
+            (vec![], refusal.map(String::from).into())
+        );
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("w.toml");
+        // Cut anywhere it would not be UTF-8.
+        for bytes in ["김".repeat(FILE_BYTES_MAX), "#".repeat(FILE_BYTES_MAX + 1)] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(contents(&path).unwrap().len(), FILE_BYTES_MAX + 1, "no more is looked at");
+            let mut problems = Problems::default();
+            assert!(read(&path, &mut problems).is_empty());
+            assert!(problems.to_string().contains(&refusal[0][1..]), "{problems}");
+        }
+        std::fs::write(&path, [b'#', 0xff]).unwrap();
+        let mut problems = Problems::default();
+        assert!(read(&path, &mut problems).is_empty());
+        assert!(
+            problems.to_string().contains("w.toml: cannot be read: invalid utf-8"),
+            "{problems}"
+        );
+    }
+
+    #[test]
+    fn of_a_file_with_everything_wrong_a_little_is_told() {
+        let text: String = (1..=1000).rev().map(|n| format!("a{n} = 1\n")).collect();
+        let (_, problems) = read_text(&format!("[limits]\n{text}"));
+        assert_eq!(problems.len(), PROBLEMS_MAX + 1);
+        for (at, problem) in problems[..PROBLEMS_MAX].iter().enumerate() {
+            let expected = format!("w.toml:{}: unknown setting `limits.a{}`", at + 2, 1000 - at);
+            assert!(problem.starts_with(&expected), "{problem}");
+        }
+        assert_eq!(problems[PROBLEMS_MAX], "w.toml: 980 more like these");
+
+        let keys: String = (1..=5000).map(|n| format!("a{n} = 1, ")).collect();
+        let (_, problems) = read_text(&format!("limits = {{ {keys}{} = 1 }}", "b".repeat(10_000)));
+        assert!(problems.iter().all(|problem| problem.len() < 1000), "{problems:?}");
+        assert_eq!(problems[1], "w.toml:1: unknown setting `limits.a2` (column 20)");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{DEFINITIONS, Definition, Settings, file, nearest, table};
+use super::{DEFINITIONS, Definition, FILE_BYTES_MAX, Settings, excerpt, file, nearest, table};
 
 /// What is looked at, weakest first: the file, the environment, the flags.
 #[derive(Clone, Default)]
@@ -88,7 +88,7 @@ pub(crate) fn load_text(
     environment: &[(String, String)],
 ) -> Result<Loaded, Problems> {
     let mut problems = Problems::default();
-    let in_file = file::read_text(name.to_owned(), text, &mut problems);
+    let in_file = file::read_bytes(name.to_owned(), text.as_bytes(), &mut problems);
     resolve(in_file, environment, Vec::new(), problems)
 }
 
@@ -138,6 +138,8 @@ fn shown_path(directory: &Path, path: PathBuf) -> PathBuf {
 
 fn refused(definition: &Definition, assignment: &Assignment, message: &str) -> String {
     let text = definition.shown(&assignment.text);
+    let (text, message) =
+        (excerpt(&text, SHOWN_CHARACTERS_MAX), excerpt(message, MESSAGE_CHARACTERS_MAX));
     match &assignment.origin {
         Origin::Environment(name) => format!("{name}={text:?}: {message}"),
         Origin::Flag(flag) => format!("--{flag} {text:?}: {message}"),
@@ -146,6 +148,12 @@ fn refused(definition: &Definition, assignment: &Assignment, message: &str) -> S
     }
 }
 
+/// So much of a wrong value is shown.
+const SHOWN_CHARACTERS_MAX: usize = 120;
+
+/// So much of what is wrong with it, which may name it again, and what it could be instead.
+const MESSAGE_CHARACTERS_MAX: usize = 400;
+
 /// Variables that begin with `WHARF_` and are no setting.
 const OTHER_VARIABLES: &[&str] = &["WHARF_CONFIG"];
 
@@ -153,7 +161,11 @@ fn from_environment(environment: &[(String, String)], problems: &mut Problems) -
     let names: Vec<String> = DEFINITIONS.iter().map(Definition::environment).collect();
     let mut assignments = Vec::new();
     for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("WHARF_")) {
-        if let Some(definition) = names.iter().position(|known| known == name) {
+        let shown = excerpt(name, SHOWN_CHARACTERS_MAX);
+        if value.len() > FILE_BYTES_MAX {
+            let most = FILE_BYTES_MAX / 1024;
+            problems.0.push(format!("environment: `{shown}` is longer than {most} KiB"));
+        } else if let Some(definition) = names.iter().position(|known| known == name) {
             let origin = Origin::Environment(name.clone());
             assignments.push(Assignment { definition, text: value.clone(), origin });
         } else if !OTHER_VARIABLES.contains(&name.as_str()) {
@@ -161,7 +173,7 @@ fn from_environment(environment: &[(String, String)], problems: &mut Problems) -
             let hint = nearest(name, known)
                 .map(|name| format!("\n  did you mean `{name}`?"))
                 .unwrap_or_default();
-            let problem = format!("environment: `{name}` is not a setting of wharf{hint}");
+            let problem = format!("environment: `{shown}` is not a setting of wharf{hint}");
             problems.0.push(problem);
         }
     }
@@ -283,6 +295,24 @@ mod tests {
         }
         assert_eq!(limit("4ms"), Ok(Some(std::time::Duration::from_millis(4))));
         assert_eq!((limit("0"), limit("0s")), (Ok(None), Ok(None)));
+    }
+
+    #[test]
+    fn of_what_is_wrong_and_long_a_little_is_told() {
+        let long = "x".repeat(FILE_BYTES_MAX);
+        let problem = |name: &str, value: &str| {
+            let environment = environment(&[(name, value)]);
+            load(Sources { environment, ..Sources::default() }).unwrap_err().to_string()
+        };
+        for (name, value, expected) in [
+            ("WHARF_ENGINE", long.as_str(), "WHARF_ENGINE=\"xxx"),
+            ("WHARF_ENGINE", &(long.clone() + "x"), "`WHARF_ENGINE` is longer than 64 KiB"),
+            (&format!("WHARF_{long}"), "1", "xxx` is not a setting of wharf"),
+        ] {
+            let problem = problem(name, value);
+            assert!(problem.contains(expected) && problem.len() < 1000, "{problem}");
+        }
+        assert!(problem("WHARF_ENGINE", &long).contains("`iocp`"), "what it could be is told");
     }
 
     #[test]

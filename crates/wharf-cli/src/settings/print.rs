@@ -50,8 +50,8 @@ Every setting can be given in four ways; the first one that is there counts:
 
 1. a flag: `wharf serve --workers 2`
 2. a variable of the environment: `WHARF_WORKERS=2`
-3. a TOML file, named with `--config FILE` (or `WHARF_CONFIG`), otherwise `wharf.toml` in the
-   working directory if there is one
+3. a TOML file of at most 64 KiB, named with `--config FILE` (or `WHARF_CONFIG`), otherwise `wharf.toml`
+   in the working directory if there is one
 4. the default
 
 ```toml
