@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use wharf_port::{Config, Engine, EngineChoice, ListenOptions};
+use wharf_port::{
+    CompletionPort, Config, Done, Engine, EngineChoice, ListenOptions, Op, Outcome, ReceiveEnd,
+    UnboundListener,
+};
 
 #[expect(dead_code, reason = "its main function is not for tests")]
 #[path = "../examples/port_echo.rs"]
@@ -56,27 +59,33 @@ fn under_fire(run: impl FnOnce()) {
     });
 }
 
-fn echo_under_fire(engine: Engine) {
+/// A port on this engine and a listener, unless the engine is not asked for or not to be had here.
+fn open(engine: Engine) -> Option<(Box<dyn CompletionPort>, UnboundListener)> {
     if let EngineChoice::Named(asked) = Config::from_env().unwrap().engine
         && asked != engine
     {
-        return;
+        return None;
     }
     let config = Config { engine: EngineChoice::Named(engine), ..Config::default() };
     let port = match wharf_port::open(&config) {
         Ok(port) => port,
         Err(error) => {
             let _ = writeln!(io::stderr(), "{engine} is left out: {error}");
-            return;
+            return None;
         }
     };
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let listener = wharf_port::listen(any, &ListenOptions::default(), 1).unwrap().remove(0);
+    Some((port, listener))
+}
+
+fn echo_under_fire(engine: Engine) {
+    let Some((port, listener)) = open(engine) else { return };
     let address = listener.local_addr();
     let mut echo = port_echo::Echo::new(port, listener).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.set_nonblocking(true).unwrap();
-    let message: Vec<u8> = (0..20_000_u32).map(|i| ((i * 7) >> 3) as u8).collect();
+    let message = message();
     let start = SIGNALS.load(Ordering::Relaxed);
     let mut rounds = 0;
     while SIGNALS.load(Ordering::Relaxed) - start < 300 || rounds < 100 {
@@ -99,12 +108,54 @@ fn echo_under_fire(engine: Engine) {
     }
 }
 
+/// The example receives once at a time; a receive that streams brings all of it, too.
+fn stream_under_fire(engine: Engine) {
+    let Some((mut port, listener)) = open(engine) else { return };
+    let address = listener.local_addr();
+    let listener = port.adopt_listener(listener).unwrap();
+    port.submit(Op::Accept { listener }, listener.into());
+    let mut client = TcpStream::connect(address).unwrap();
+    let message = message();
+    let (mut received, mut done) = (Vec::new(), Vec::new());
+    let start = SIGNALS.load(Ordering::Relaxed);
+    let mut rounds = 0;
+    while SIGNALS.load(Ordering::Relaxed) - start < 300 || rounds < 100 {
+        client.write_all(&message).unwrap();
+        while received.len() < message.len() {
+            port.wait(Some(Duration::from_secs(5)), &mut done).unwrap();
+            for Done { token, outcome } in done.drain(..) {
+                let socket = match outcome {
+                    Outcome::Received(bytes) => {
+                        received.extend_from_slice(&bytes);
+                        continue;
+                    }
+                    Outcome::Accepted(client) => port.adopt(client).unwrap(),
+                    Outcome::ReceiveEnded(ReceiveEnd::CreditSpent) => token.into(),
+                    other => panic!("{other:?}"),
+                };
+                port.submit(Op::Receive { socket, credit_bytes: 1 << 20 }, socket.into());
+            }
+        }
+        assert!(received == message);
+        received.clear();
+        rounds += 1;
+    }
+}
+
+fn message() -> Vec<u8> {
+    (0..20_000_u32).map(|i| ((i * 7) >> 3) as u8).collect()
+}
+
 #[test]
 fn signals_interrupt_nothing() {
     handle_signals();
-    under_fire(|| echo_under_fire(Engine::Poll));
+    let all = |engine| {
+        echo_under_fire(engine);
+        stream_under_fire(engine);
+    };
+    under_fire(|| all(Engine::Poll));
     #[cfg(target_os = "linux")]
-    under_fire(|| echo_under_fire(Engine::Uring));
+    under_fire(|| all(Engine::Uring));
 }
 
 /// A ring that is gone interrupts the thread that opened it, some time later.
