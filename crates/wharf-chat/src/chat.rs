@@ -187,9 +187,10 @@ impl Shared {
         if let Some(kicked) = kicked {
             // Why it ends, or a client that comes back by itself would kick this one.
             let why = LoginResponse { result: Outcome::AlreadyLoggedIn.code() }.to_vec();
-            let told = cx.handle().send_packet(kicked, LoginResponse::ID, &why);
-            // If that cannot be asked for now, its worker is the one that has too much to do.
-            let _ = told.and_then(|()| cx.handle().close(kicked));
+            // If that cannot be asked for now, its worker is the one that has too much to do; and who has no
+            // room left for a word is closed without.
+            let _ = cx.handle().send_packet(kicked, LoginResponse::ID, &why);
+            let _ = cx.handle().close(kicked);
         }
         Ok(Identity { session, unique_id, name })
     }
