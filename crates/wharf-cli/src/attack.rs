@@ -18,7 +18,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::load::{self, Arrival, Group, Interrupts, Kind, Rate, Scenario, Sizes, Traffic};
+use crate::load::{
+    self, Arrival, Group, Interrupted, Interrupts, Kind, Outcome, Rate, Scenario, Sizes, Traffic,
+};
 use crate::settings::{Engine, Framing, parse_value, to_reach};
 use attacker::Attack;
 use verdict::{Phase, Verdict};
@@ -187,7 +189,9 @@ fn judge(options: &Options) -> Result<Verdict> {
         is_over.store(true, Ordering::Relaxed);
         (during, attackers.join().expect("attackers do not panic"))
     });
+    ensure!(has_seen_something(&during), "interrupted before anybody was served: no verdict");
     let after = honest("after the attack", quiet_time);
+    ensure!(has_seen_something(&after), "interrupted right after the attack: no verdict");
     Ok(Verdict {
         harm,
         addr: options.addr,
@@ -199,6 +203,14 @@ fn judge(options: &Options) -> Result<Verdict> {
         ],
         attackers,
     })
+}
+
+/// Whether a phase that was interrupted lasted long enough to judge by.
+fn has_seen_something(phase: &Result<Outcome>) -> bool {
+    match phase {
+        Ok(seen) => !seen.was_interrupted || seen.tallies.iter().all(|tally| !tally.latency.is_empty()),
+        Err(error) => !error.is::<Interrupted>(),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -228,3 +240,17 @@ const HONEST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long is looked before and after the attack: as long as it, or this.
 const QUIET_TIME_MAX: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn what_was_interrupted_at_once_is_no_verdict() {
+        let interrupted = anyhow::Error::new(Interrupted).context("the load");
+        assert!(!has_seen_something(&Err(interrupted)));
+        assert!(has_seen_something(&Err(anyhow!("it lets nobody in"))));
+    }
+}

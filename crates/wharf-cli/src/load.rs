@@ -40,7 +40,7 @@ pub(crate) use arena::Walking;
 pub(crate) use bounds::{CONNECTIONS_MAX, MESSAGES_MAX, time, visits, whole};
 pub(crate) use chat::Talk;
 pub(crate) use compare::{Measured, Tolerance, failures, table};
-pub(crate) use engine::{Interrupts, Outcome};
+pub(crate) use engine::{Interrupted, Interrupts, Outcome};
 pub(crate) use figures::Percentiles;
 pub(crate) use mix::Mix;
 pub(crate) use page::page;

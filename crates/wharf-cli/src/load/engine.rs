@@ -63,6 +63,18 @@ pub(crate) struct Setting<'a> {
     pub(crate) interrupts: &'a Interrupts,
 }
 
+/// A load was ended before it had a connection.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("interrupted before a connection was made")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// Ends a load early on the first Ctrl+C or SIGTERM, with the result so far, and the process on the
 /// second.
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::super::scenario::{Group, Kind};
-use super::Run;
+use super::{Interrupted, Run};
 use crate::settings::grouped;
 
 /// Connections of one group.
@@ -76,7 +76,7 @@ impl Run<'_> {
                 }
                 bail!("cannot connect to {address}: {why} (is a server running there?)")
             }
-            None => bail!("interrupted before a connection was made"),
+            None => bail!(Interrupted),
         }
     }
 
