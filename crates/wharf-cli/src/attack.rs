@@ -208,7 +208,9 @@ fn judge(options: &Options) -> Result<Verdict> {
 /// Whether a phase that was interrupted lasted long enough to judge by.
 fn has_seen_something(phase: &Result<Outcome>) -> bool {
     match phase {
-        Ok(seen) => !seen.was_interrupted || seen.tallies.iter().all(|tally| !tally.latency.is_empty()),
+        Ok(seen) => {
+            !seen.was_interrupted || seen.tallies.iter().all(|tally| !tally.latency.is_empty())
+        }
         Err(error) => !error.is::<Interrupted>(),
     }
 }

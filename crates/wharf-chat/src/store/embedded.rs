@@ -13,7 +13,8 @@ use std::{
 };
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageBackend,
+    TableDefinition, TableError, backends::FileBackend,
 };
 
 use super::{Scheme, Store, StoreError};
@@ -172,11 +173,45 @@ fn open_file(path: &Path, create: bool) -> Result<Option<Database>, DatabaseErro
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let database = Database::builder().create_file(file)?;
+    let database = Database::builder().create_with_backend(Whole(FileBackend::new(file)?))?;
     if is_new {
         sync_folder_of(path)?;
     }
     Ok(Some(database))
+}
+
+/// A file of which nothing behind its end can be read: on Windows redb's own backend waits for ever for bytes
+/// that a file which was cut short does not have.
+#[derive(Debug)]
+struct Whole(FileBackend);
+
+impl StorageBackend for Whole {
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if offset.saturating_add(out.len() as u64) > self.0.len()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read(offset, out)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
 }
 
 /// A new file is there after a crash of the machine once its folder is on the disk.
