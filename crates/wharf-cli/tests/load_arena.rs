@@ -33,12 +33,15 @@ fn bench(addr: SocketAddr, options: &[&str]) -> (bool, Value) {
 #[test]
 fn walkers_see_the_arena_as_it_is_and_many_positions_leave_in_one_send() {
     let handle = arena::start("127.0.0.1:0").unwrap();
-    let options = ["--connections", "500", "--rate", "500", "--duration", "3s", "--grace", "30s"];
+    // Under Wine, beside other work, a walker may read so slowly that it is cut off: fewer see fewer.
+    let walkers = if cfg!(windows) { 300 } else { 500 };
+    let count = walkers.to_string();
+    let options = ["--connections", &count, "--rate", "500", "--duration", "3s", "--grace", "30s"];
     let (is_right, json) = bench(handle.local_addrs()[0], &options);
     assert!(is_right, "{json:#}");
     handle.drain(Duration::from_secs(5));
     let stats = handle.join().unwrap().stats;
-    assert_eq!(stats.accepted, 500);
+    assert_eq!(stats.accepted, walkers);
     assert!(stats.frames_sent > 2 * stats.sends, "{stats:?}");
     // Their own positions alone would be as many as there are ticks.
     let verified = json["answers_verified"].as_u64().unwrap();
