@@ -138,6 +138,11 @@ fn stream_under_fire(engine: Engine) {
         }
         assert!(received == message);
         received.clear();
+        // Idle for some signals, with the receive in flight.
+        for _ in 0..3 {
+            port.wait(Some(Duration::from_millis(2)), &mut done).unwrap();
+        }
+        assert!(done.is_empty(), "{done:?}");
         rounds += 1;
     }
 }
