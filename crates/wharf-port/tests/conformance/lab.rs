@@ -200,6 +200,15 @@ impl<'r> Lab<'r> {
         (self.adopt(accepted), peer)
     }
 
+    /// A connection on which so many bytes have come before anybody receives, and these bytes.
+    pub(crate) fn pair_with_input(&mut self, bytes: usize) -> (Socket, Box<dyn Peer>, Vec<u8>) {
+        let (socket, mut peer) = self.pair();
+        let input = pattern(bytes);
+        self.peer_writes(&mut *peer, &input);
+        self.settle();
+        (socket, peer, input)
+    }
+
     /// The next connection of the listener.
     #[track_caller]
     pub(crate) fn accepted(&mut self) -> wharf_port::UnboundSocket {

@@ -51,10 +51,7 @@ pub(crate) fn a_credit_ends_the_receive(rig: &dyn Rig, mut config: Config) {
     config.receive_buffer_bytes = 1024;
     let buffers_bytes = 4 * 1024;
     let mut lab = Lab::open(rig, config);
-    let (socket, mut peer) = lab.pair();
-    let expected = pattern(60_000);
-    lab.peer_writes(&mut *peer, &expected);
-    lab.settle();
+    let (socket, _peer, expected) = lab.pair_with_input(60_000);
     let mut bytes = Vec::new();
     for credit in [1, 2, 1023, 1024, 1025, 5000] {
         let before = bytes.len();

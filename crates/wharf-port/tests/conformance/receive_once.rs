@@ -10,10 +10,7 @@ use crate::lab::{Lab, Rig, assert_same, panic_of, pattern};
 pub(crate) fn a_single_receive_brings_at_most_so_many_bytes(rig: &dyn Rig, mut config: Config) {
     config.receive_buffer_bytes = 1024;
     let mut lab = Lab::open(rig, config);
-    let (socket, mut peer) = lab.pair();
-    let expected = pattern(60_000);
-    lab.peer_writes(&mut *peer, &expected);
-    lab.settle();
+    let (socket, _peer, expected) = lab.pair_with_input(60_000);
     let mut bytes = Vec::new();
     for bytes_max in [1, 2, 1023, 1024, 1025, u32::MAX].into_iter().cycle() {
         let token = lab.receive_once(socket, bytes_max);
